@@ -1,0 +1,157 @@
+"""Job: workspace + command + environment + machine type, executed away from the notebook.
+
+A job has a *target* (what a person wants) and a *state* (what has been observed). Callers change the
+target only; the control plane closes the difference. ``TRANSITIONS`` is the whole of what may happen.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated
+
+import msgspec
+
+from gradient_jupyter.resources.base import Request, Resource
+from gradient_jupyter.resources.project import ProjectName
+from gradient_jupyter.resources.snapshot import Digest
+
+
+class State(enum.StrEnum):
+    PENDING = "Pending"
+    PROVISIONING = "Provisioning"
+    RUNNING = "Running"
+    STOPPED = "Stopped"
+    """The command ended with exit code 0. Gradient's word for success."""
+    FAILED = "Failed"
+    """The command ended with another exit code; 127 (not found) and 137 (killed) are among them."""
+    ERROR = "Error"
+    """The platform's fault: it could not be started, or was lost."""
+    CANCELLED = "Cancelled"
+    PREEMPTED = "Preempted"
+
+    @property
+    def final(self) -> bool:
+        return not TRANSITIONS[self]
+
+
+class Phase(enum.StrEnum):
+    """Where within its state a job is."""
+
+    QUEUED = "queued"
+    PULLING = "pulling"
+    STARTING = "starting"
+    RUNNING = "running"
+    COLLECTING = "collecting"
+    DONE = "done"
+
+
+class Target(enum.StrEnum):
+    RUN = "run"
+    CANCELLED = "cancelled"
+    DELETED = "deleted"
+
+
+TRANSITIONS: dict[State, frozenset[State]] = {
+    State.PENDING: frozenset({State.PROVISIONING, State.CANCELLED, State.ERROR}),
+    State.PROVISIONING: frozenset(
+        {State.RUNNING, State.STOPPED, State.FAILED, State.ERROR, State.CANCELLED, State.PREEMPTED}
+    ),
+    State.RUNNING: frozenset(
+        {State.STOPPED, State.FAILED, State.ERROR, State.CANCELLED, State.PREEMPTED}
+    ),
+    State.STOPPED: frozenset(),
+    State.FAILED: frozenset(),
+    State.ERROR: frozenset(),
+    State.CANCELLED: frozenset(),
+    State.PREEMPTED: frozenset(),
+}  # fmt: skip
+
+#: The phases each state passes through, in order.
+PHASES: dict[State, tuple[Phase, ...]] = {
+    State.PENDING: (Phase.QUEUED,),
+    State.PROVISIONING: (Phase.PULLING, Phase.STARTING),
+    State.RUNNING: (Phase.RUNNING, Phase.COLLECTING),
+    **{state: (Phase.DONE,) for state, after in TRANSITIONS.items() if not after},
+}
+
+
+class Reason(Resource):
+    """Why a job is where it is, in words a person can act on."""
+
+    code: str
+    message: str
+    next: str = ""
+
+
+class Moment(Resource):
+    """When a job entered a phase."""
+
+    state: State
+    phase: Phase
+    time_us: int
+
+
+#: One argument or value: no null byte, which no operating system can pass on.
+Word = Annotated[str, msgspec.Meta(max_length=131072, pattern=r"^[^\x00\ud800-\udfff]*\Z")]
+EnvName = Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern=r"^[A-Za-z_][A-Za-z0-9_]*\Z")]
+
+
+class HostEnvironment(Request):
+    """The submitter's own environment, for engines that run where it lives (the local engine).
+
+    ``python`` is the absolute path of the interpreter; ``path`` the directories searched for commands.
+    """
+
+    python: Annotated[str, msgspec.Meta(min_length=1, max_length=4096, pattern=r"^/[^\x00]*\Z")]
+    path: tuple[Annotated[str, msgspec.Meta(max_length=4096, pattern=r"^/[^\x00]*\Z")], ...] = ()
+
+
+class CreateJob(Request):
+    """What a caller asks for. Either ``project_id`` or ``project`` (a name, made if absent)."""
+
+    command: Annotated[tuple[Word, ...], msgspec.Meta(min_length=1, max_length=4096)]
+    """An argument vector; no shell looks at it."""
+    snapshot: Digest
+    project: ProjectName | None = None
+    project_id: str | None = None
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f\ud800-\udfff]+$")] | None = None
+    machine_type: Annotated[str, msgspec.Meta(min_length=1, max_length=100)] | None = None
+    """None: the server's default."""
+    host: HostEnvironment | None = None
+    env: dict[EnvName, Word] = {}
+
+
+class Job(Resource):
+    id: str
+    name: str
+    project_id: str
+    project: str
+    """The project's name when the job was read."""
+    owner: str
+    created_by: str
+    number: int
+    """1 for the first job of its project."""
+    command: tuple[str, ...]
+    snapshot: str
+    machine_type: str
+    state: State
+    phase: Phase
+    target: Target
+    created_us: int
+    reason: Reason | None = None
+    queue_position: int | None = None
+    """1 is next. Only while queued."""
+    exit_code: int | None = None
+    attempt: int = 0
+    """0 until a machine is claimed; then 1, 2, …"""
+    engine: str = ""
+    started_us: int | None = None
+    ended_us: int | None = None
+    env: dict[str, str] = {}
+    host: HostEnvironment | None = None
+    warnings: tuple[str, ...] = ()
+    history: tuple[Moment, ...] = ()
+
+    @property
+    def final(self) -> bool:
+        return self.state.final

@@ -1,0 +1,47 @@
+"""Page: one slice of a list. ``next`` is the cursor of the slice after it, or null at the end."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from gradient_jupyter.resources.artifact import Artifact
+from gradient_jupyter.resources.base import Request, Resource
+from gradient_jupyter.resources.job import Job, State
+from gradient_jupyter.resources.machine_type import MachineType
+from gradient_jupyter.resources.project import Project
+
+Cursor = Annotated[str, msgspec.Meta(max_length=200)]
+Limit = Annotated[int, msgspec.Meta(ge=1, le=1000)]
+
+
+class PageQuery(Request):
+    limit: Limit = 100
+    cursor: Cursor | None = None
+
+
+class JobQuery(PageQuery):
+    project_id: str | None = None
+    state: State | None = None
+
+
+class Jobs(Resource):
+    items: tuple[Job, ...]
+    next: str | None = None
+
+
+class Projects(Resource):
+    items: tuple[Project, ...]
+    next: str | None = None
+
+
+class Artifacts(Resource):
+    items: tuple[Artifact, ...]
+    final: bool
+    """True once the job is final: the list will not change any more, save by deletion."""
+    next: str | None = None
+
+
+class MachineTypes(Resource):
+    items: tuple[MachineType, ...]

@@ -1,0 +1,119 @@
+"""Snapshot: what a directory held at one moment, by content.
+
+A manifest is the sorted list of its entries; its digest is the snapshot's id. Two directories with the
+same content have the same snapshot, whoever sends them and whenever.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import blake3
+import msgspec
+
+from gradient_jupyter.resources.base import Request, Resource
+
+#: BLAKE3, 32 bytes, lower-case hexadecimal.
+Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+#: A path inside the snapshot: relative, ``/`` between parts. Checked part by part by ``check_path``.
+EntryPath = Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
+
+#: The id of the snapshot without entries: jobs that need no files run in it.
+EMPTY_TREE = blake3.blake3(b"[]").hexdigest()
+
+
+class File(Request, tag="file", tag_field="kind"):
+    """A regular file: its path, its bytes by digest, and whether its owner may execute it."""
+
+    path: EntryPath
+    size: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+    digest: Digest
+    executable: bool = False
+
+
+class Link(Request, tag="link", tag_field="kind"):
+    """A symbolic link whose target stays inside the snapshot; ``target`` is relative to the link."""
+
+    path: EntryPath
+    target: EntryPath
+
+
+class Directory(Request, tag="directory", tag_field="kind"):
+    """A directory that would otherwise be lost because nothing in it was sent."""
+
+    path: EntryPath
+
+
+Entry = File | Link | Directory
+
+
+class Manifest(Request):
+    """All entries of a snapshot, each path once, sorted by path."""
+
+    entries: tuple[Entry, ...]
+
+    @property
+    def files(self) -> tuple[File, ...]:
+        return tuple(entry for entry in self.entries if isinstance(entry, File))
+
+    @property
+    def size(self) -> int:
+        """The bytes of all files together."""
+        return sum(file.size for file in self.files)
+
+    def canonical(self) -> bytes:
+        """The one byte form of this content: what the digest is taken of and what is stored."""
+        return msgspec.json.encode(sorted(self.entries, key=lambda entry: entry.path))
+
+    def digest(self) -> str:
+        return blake3.blake3(self.canonical()).hexdigest()
+
+
+class Snapshot(Resource):
+    """A stored manifest. ``id`` is its digest."""
+
+    id: str
+    files: int
+    bytes: int
+    created_us: int
+
+
+class MissingBlobs(Resource):
+    """Which of the digests a manifest names the server does not have from this owner."""
+
+    missing: tuple[str, ...]
+
+
+def check_path(path: str) -> str | None:
+    """Why ``path`` cannot stand in a snapshot, or None. Parts are compared, never prefixes."""
+    if path.startswith("/"):
+        return "is absolute"
+    if "\x00" in path:
+        return "contains a null byte"
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return "is not UTF-8"
+    parts = path.split("/")
+    if any(part in ("", ".", "..") for part in parts):
+        return "has an empty part, '.' or '..'"
+    if any(len(part.encode()) > 255 for part in parts):
+        return "has a part of more than 255 bytes"
+    return None
+
+
+def check_link(path: str, target: str) -> str | None:
+    """Why a link at ``path`` may not point to ``target``, or None. It has to stay inside the snapshot."""
+    if target.startswith("/"):
+        return "points to an absolute path"
+    if "\x00" in target:
+        return "points to a name with a null byte"
+    depth = len(path.split("/")) - 1
+    for part in target.split("/"):
+        if part == "..":
+            depth -= 1
+        elif part not in ("", "."):
+            depth += 1
+        if depth < 0:
+            return "points outside the directory"
+    return None
