@@ -9,7 +9,7 @@ from __future__ import annotations
 from gradient_jupyter.resources.base import Resource
 
 
-class Artifact(Resource):
+class Artifact(Resource, frozen=True, kw_only=True):
     path: str
     size: int
     modified_us: int

@@ -20,7 +20,7 @@ class Action(enum.StrEnum):
     DELETED = "deleted"
 
 
-class Event(Resource):
+class Event(Resource, frozen=True, kw_only=True):
     seq: int
     time_us: int
     noun: str

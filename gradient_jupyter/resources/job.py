@@ -75,7 +75,7 @@ PHASES: dict[State, tuple[Phase, ...]] = {
 }
 
 
-class Reason(Resource):
+class Reason(Resource, frozen=True, kw_only=True):
     """Why a job is where it is, in words a person can act on."""
 
     code: str
@@ -83,7 +83,7 @@ class Reason(Resource):
     next: str = ""
 
 
-class Moment(Resource):
+class Moment(Resource, frozen=True, kw_only=True):
     """When a job entered a phase."""
 
     state: State
@@ -96,7 +96,7 @@ Word = Annotated[str, msgspec.Meta(max_length=131072, pattern=r"^[^\x00\ud800-\u
 EnvName = Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern=r"^[A-Za-z_][A-Za-z0-9_]*\Z")]
 
 
-class HostEnvironment(Request):
+class HostEnvironment(Request, frozen=True, kw_only=True):
     """The submitter's own environment, for engines that run where it lives (the local engine).
 
     ``python`` is the absolute path of the interpreter; ``path`` the directories searched for commands.
@@ -106,7 +106,7 @@ class HostEnvironment(Request):
     path: tuple[Annotated[str, msgspec.Meta(max_length=4096, pattern=r"^/[^\x00]*\Z")], ...] = ()
 
 
-class CreateJob(Request):
+class CreateJob(Request, frozen=True, kw_only=True):
     """What a caller asks for. Either ``project_id`` or ``project`` (a name, made if absent)."""
 
     command: Annotated[tuple[Word, ...], msgspec.Meta(min_length=1, max_length=4096)]
@@ -114,14 +114,19 @@ class CreateJob(Request):
     snapshot: Digest
     project: ProjectName | None = None
     project_id: str | None = None
-    name: Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f\ud800-\udfff]+$")] | None = None
+    name: (
+        Annotated[
+            str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f\ud800-\udfff]+$")
+        ]
+        | None
+    ) = None
     machine_type: Annotated[str, msgspec.Meta(min_length=1, max_length=100)] | None = None
     """None: the server's default."""
     host: HostEnvironment | None = None
-    env: dict[EnvName, Word] = {}
+    env: dict[EnvName, Word] = msgspec.field(default_factory=dict)
 
 
-class Job(Resource):
+class Job(Resource, frozen=True, kw_only=True):
     id: str
     name: str
     project_id: str
@@ -147,7 +152,7 @@ class Job(Resource):
     engine: str = ""
     started_us: int | None = None
     ended_us: int | None = None
-    env: dict[str, str] = {}
+    env: dict[str, str] = msgspec.field(default_factory=dict)
     host: HostEnvironment | None = None
     warnings: tuple[str, ...] = ()
     history: tuple[Moment, ...] = ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from gradient_jupyter.resources.base import Resource
 
 
-class Gpu(Resource):
+class Gpu(Resource, frozen=True, kw_only=True):
     """One GPU as the driver names it. ``memory_bytes`` is its total memory."""
 
     uuid: str
@@ -13,7 +13,7 @@ class Gpu(Resource):
     memory_bytes: int
 
 
-class MachineType(Resource):
+class MachineType(Resource, frozen=True, kw_only=True):
     """A named size, and how many more jobs of that size would start at once."""
 
     name: str

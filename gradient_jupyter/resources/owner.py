@@ -26,14 +26,14 @@ class Role(enum.StrEnum):
 _ORDER = {Role.VIEWER: 0, Role.MEMBER: 1, Role.ADMIN: 2}
 
 
-class User(Resource):
+class User(Resource, frozen=True, kw_only=True):
     """A person, as this server knows them. ``name`` is for showing and may change."""
 
     id: str
     name: str
 
 
-class Member(Resource):
+class Member(Resource, frozen=True, kw_only=True):
     """One principal's (``user:…`` or ``group:…``) role in a project."""
 
     principal: str

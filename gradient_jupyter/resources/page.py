@@ -16,32 +16,32 @@ Cursor = Annotated[str, msgspec.Meta(max_length=200)]
 Limit = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 
 
-class PageQuery(Request):
+class PageQuery(Request, frozen=True, kw_only=True):
     limit: Limit = 100
     cursor: Cursor | None = None
 
 
-class JobQuery(PageQuery):
+class JobQuery(PageQuery, frozen=True, kw_only=True):
     project_id: str | None = None
     state: State | None = None
 
 
-class Jobs(Resource):
+class Jobs(Resource, frozen=True, kw_only=True):
     items: tuple[Job, ...]
     next: str | None = None
 
 
-class Projects(Resource):
+class Projects(Resource, frozen=True, kw_only=True):
     items: tuple[Project, ...]
     next: str | None = None
 
 
-class Artifacts(Resource):
+class Artifacts(Resource, frozen=True, kw_only=True):
     items: tuple[Artifact, ...]
     final: bool
     """True once the job is final: the list will not change any more, save by deletion."""
     next: str | None = None
 
 
-class MachineTypes(Resource):
+class MachineTypes(Resource, frozen=True, kw_only=True):
     items: tuple[MachineType, ...]

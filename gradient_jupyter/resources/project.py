@@ -13,10 +13,12 @@ from gradient_jupyter.resources.base import Request, Resource
 from gradient_jupyter.resources.owner import Member
 
 #: What a project may be called: one line, without control characters, 1 to 200 characters.
-ProjectName = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f\ud800-\udfff]+$")]
+ProjectName = Annotated[
+    str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f\ud800-\udfff]+$")
+]
 
 
-class Project(Resource):
+class Project(Resource, frozen=True, kw_only=True):
     id: str
     name: str
     owner: str
@@ -29,5 +31,5 @@ class Project(Resource):
     """A person asked for its removal; it goes when the last of its jobs is gone."""
 
 
-class CreateProject(Request):
+class CreateProject(Request, frozen=True, kw_only=True):
     name: ProjectName

@@ -18,7 +18,7 @@ from gradient_jupyter.resources.base import Resource
 API = "v1"
 
 
-class ServerInfo(Resource):
+class ServerInfo(Resource, frozen=True, kw_only=True):
     version: str
     api: str
     mode: str
@@ -38,7 +38,7 @@ class ServerInfo(Resource):
     """The data root."""
 
 
-class Hello(Resource):
+class Hello(Resource, frozen=True, kw_only=True):
     """What anyone may learn without a token: that this is our server, and its version."""
 
     version: str
@@ -46,7 +46,7 @@ class Hello(Resource):
     proof: str
 
 
-class Runtime(Resource):
+class Runtime(Resource, frozen=True, kw_only=True):
     """The content of the runtime file."""
 
     url: str

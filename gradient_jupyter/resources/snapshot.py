@@ -22,7 +22,7 @@ EntryPath = Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
 EMPTY_TREE = blake3.blake3(b"[]").hexdigest()
 
 
-class File(Request, tag="file", tag_field="kind"):
+class File(Request, frozen=True, kw_only=True, tag="file", tag_field="kind"):
     """A regular file: its path, its bytes by digest, and whether its owner may execute it."""
 
     path: EntryPath
@@ -31,14 +31,14 @@ class File(Request, tag="file", tag_field="kind"):
     executable: bool = False
 
 
-class Link(Request, tag="link", tag_field="kind"):
+class Link(Request, frozen=True, kw_only=True, tag="link", tag_field="kind"):
     """A symbolic link whose target stays inside the snapshot; ``target`` is relative to the link."""
 
     path: EntryPath
     target: EntryPath
 
 
-class Directory(Request, tag="directory", tag_field="kind"):
+class Directory(Request, frozen=True, kw_only=True, tag="directory", tag_field="kind"):
     """A directory that would otherwise be lost because nothing in it was sent."""
 
     path: EntryPath
@@ -47,7 +47,7 @@ class Directory(Request, tag="directory", tag_field="kind"):
 Entry = File | Link | Directory
 
 
-class Manifest(Request):
+class Manifest(Request, frozen=True, kw_only=True):
     """All entries of a snapshot, each path once, sorted by path."""
 
     entries: tuple[Entry, ...]
@@ -69,7 +69,7 @@ class Manifest(Request):
         return blake3.blake3(self.canonical()).hexdigest()
 
 
-class Snapshot(Resource):
+class Snapshot(Resource, frozen=True, kw_only=True):
     """A stored manifest. ``id`` is its digest."""
 
     id: str
@@ -78,7 +78,7 @@ class Snapshot(Resource):
     created_us: int
 
 
-class MissingBlobs(Resource):
+class MissingBlobs(Resource, frozen=True, kw_only=True):
     """Which of the digests a manifest names the server does not have from this owner."""
 
     missing: tuple[str, ...]

@@ -1,0 +1,127 @@
+"""What a route is, and what the function behind it is given and may answer.
+
+A route is data: method, path, the right it takes, the types it reads and answers. ``{name}`` in a path
+stands for one part of it, ``{name...}`` for the rest.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from tornado.httputil import HTTPHeaders
+
+from gradient_jupyter.control.access import Principal
+from gradient_jupyter.control.plane import Plane
+from gradient_jupyter.resources.errors import InvalidRequest
+
+#: Enough for a manifest of 200,000 entries; every other body is far smaller.
+MANIFEST_BODY = 64 * 2**20
+JSON_BODY = 1 * 2**20
+
+
+class Right(enum.StrEnum):
+    """What a token must allow. ``PUBLIC`` is the only one that needs no token."""
+
+    PUBLIC = "public"
+    READ = "read"
+    WRITE = "write"
+    OPERATE = "operate"
+    """Stop the server itself. In solo that is its one user's."""
+
+
+class Sink(Protocol):
+    """Where a streamed body goes, piece by piece."""
+
+    async def feed(self, chunk: bytes) -> None: ...
+    async def finish(self) -> object: ...
+    async def abort(self) -> None: ...
+
+
+class Connection(Protocol):
+    """What a streamed answer is written to."""
+
+    async def begin(self, status: int, headers: dict[str, str]) -> None: ...
+    async def send(self, data: bytes) -> None: ...
+
+
+class Answer(Protocol):
+    """An answer that writes itself: a file, an archive, an event stream."""
+
+    async def write(self, to: Connection) -> None: ...
+
+
+class Host(Protocol):
+    """The program around the API, as far as a route may speak to it."""
+
+    token: str
+    mode: str
+    url: str
+    streams: int
+    started_us: int
+
+    def stop(self) -> None: ...
+
+
+@dataclass
+class Call:
+    """One request, understood: who, what, with which values."""
+
+    plane: Plane
+    host: Host
+    principal: Principal
+    path: dict[str, str]
+    headers: HTTPHeaders
+    query: Any = None
+    body: Any = None
+
+
+@dataclass(frozen=True)
+class Route:
+    method: str
+    path: str
+    right: Right
+    handle: Callable[[Call], Awaitable[Any]]
+    summary: str
+    query: type | None = None
+    body: type | None = None
+    returns: Any = None
+    status: int = 200
+    body_limit: int = 0
+    """Bytes. 0: ``JSON_BODY`` when there is a ``body``, none otherwise."""
+    sink: Callable[[Call], Sink] | None = None
+    """Takes the body as it arrives; its ``finish`` is the answer and ``handle`` is not called."""
+    media: str = "application/json"
+    """The media type of the answer."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """Request headers it understands, with what they mean: for the document."""
+
+    @property
+    def limit(self) -> int:
+        return self.body_limit or (JSON_BODY if self.body else 0)
+
+    @property
+    def pattern(self) -> str:
+        """The path as a regular expression with one named group per placeholder."""
+        rest = re.sub(r"\{(\w+)\.\.\.\}", r"(?P<\1>.+)", self.path)
+        return re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", rest)
+
+    @property
+    def names(self) -> list[str]:
+        return re.findall(r"\{(\w+)(?:\.\.\.)?\}", self.path)
+
+
+def cursor(text: str | None) -> int | None:
+    """A list's cursor as we gave it out."""
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) < 19):
+        raise InvalidRequest(
+            f"{text[:40]!r} is no cursor.",
+            next="Use the `next` of the page before, or leave it out.",
+            code="bad-cursor",
+        )
+    return int(text)

@@ -1,0 +1,45 @@
+"""Snapshots over HTTP: ask what is missing, send it in packs, name it."""
+
+from __future__ import annotations
+
+from gradient_jupyter.api.routes import MANIFEST_BODY, Call, Right, Route
+from gradient_jupyter.control import snapshots
+from gradient_jupyter.resources.snapshot import Manifest, MissingBlobs, Snapshot
+
+
+async def missing(call: Call) -> MissingBlobs:
+    return await snapshots.missing(call.plane, call.principal, call.body)
+
+
+def intake(call: Call) -> snapshots.Intake:
+    return snapshots.Intake(call.plane, call.principal)
+
+
+async def receive(call: Call) -> None:
+    """Never called: the sink takes the body and answers."""
+
+
+async def create(call: Call) -> Snapshot:
+    return await snapshots.create(call.plane, call.principal, call.body)
+
+
+async def show(call: Call) -> Snapshot:
+    return await snapshots.get(call.plane, call.principal, call.path["snapshot_id"])
+
+
+def routes() -> list[Route]:
+    return [
+        Route(
+            "POST", "/snapshots/missing", Right.WRITE, missing, body=Manifest, body_limit=MANIFEST_BODY,
+            returns=MissingBlobs, summary="Which of a manifest's files have yet to be sent",
+        ),
+        Route(
+            "POST", "/blobs", Right.WRITE, receive, sink=intake, returns=snapshots.Received, status=201,
+            summary="Send files, many in one pack (application/x-gradient-pack)",
+        ),
+        Route(
+            "POST", "/snapshots", Right.WRITE, create, body=Manifest, body_limit=MANIFEST_BODY,
+            returns=Snapshot, status=201, summary="Store a manifest whose files have all been sent",
+        ),
+        Route("GET", "/snapshots/{snapshot_id}", Right.READ, show, returns=Snapshot, summary="One snapshot"),
+    ]  # fmt: skip

@@ -1,0 +1,242 @@
+"""Answers that write themselves: Server-Sent Events, a file with ranges, an archive made on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import os
+import queue
+import re
+import time
+import zipfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TYPE_CHECKING, BinaryIO
+from urllib.parse import quote
+
+import msgspec
+
+from gradient_jupyter.api.routes import Connection, Host
+from gradient_jupyter.control.plane import Plane
+from gradient_jupyter.resources.artifact import Artifact
+from gradient_jupyter.resources.errors import GradientError, RangeInvalid
+from gradient_jupyter.workspace.inside import open_inside
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
+
+_HEARTBEAT_S = 15.0
+_PIECE = 256 * 1024
+
+#: What users made leaves as an attachment that no browser runs or shows as ours.
+_ATTACHMENT = {
+    "Content-Security-Policy": "sandbox; default-src 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One Server-Sent Event. ``data`` is JSON, so it holds no line ends."""
+
+    event: str
+    data: bytes
+    id: str = ""
+
+    def encode(self) -> bytes:
+        head = f"id: {self.id}\n".encode() if self.id else b""
+        return head + b"event: " + self.event.encode() + b"\ndata: " + self.data + b"\n\n"
+
+
+class EventStream:
+    """Sends messages as they come, and a comment every 15 s when none do.
+
+    ``source`` yields ``None`` at least once a second while nothing happens.
+    """
+
+    def __init__(self, host: Host, source: AsyncIterator[Message | None]) -> None:
+        self._host = host
+        self._source = source
+
+    async def write(self, to: Connection) -> None:
+        self._host.streams += 1
+        try:
+            # The first message is awaited before the headers go out: a refusal can still be one.
+            first = await anext(self._source)
+            await to.begin(
+                200,
+                {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no", "Cache-Control": "no-store"},
+            )
+            sent = time.monotonic()
+            if first is not None:
+                await to.send(first.encode())
+            async for message in self._source:
+                if message is not None:
+                    await to.send(message.encode())
+                    sent = time.monotonic()
+                elif time.monotonic() - sent >= _HEARTBEAT_S:
+                    await to.send(b": still here\n\n")
+                    sent = time.monotonic()
+        finally:
+            self._host.streams -= 1
+            await self._source.aclose()  # type: ignore[attr-defined]
+
+
+class Bytes:
+    """A stream of bytes whose length is not known beforehand."""
+
+    def __init__(self, pieces: AsyncIterator[bytes], media: str) -> None:
+        self._pieces = pieces
+        self._media = media
+
+    async def write(self, to: Connection) -> None:
+        await to.begin(200, {**_ATTACHMENT, "Content-Type": self._media})
+        async for piece in self._pieces:
+            await to.send(piece)
+
+
+class FileAnswer:
+    """One artifact, whole or the range that was asked for. Closes the file."""
+
+    def __init__(self, plane: Plane, file: BinaryIO, artifact: Artifact, wanted: str | None) -> None:
+        self._plane = plane
+        self._file = file
+        self._artifact = artifact
+        self._wanted = wanted
+
+    async def write(self, to: Connection) -> None:
+        with self._file as file:
+            size = os.fstat(file.fileno()).st_size
+            span = byte_range(self._wanted, size)
+            start, end = span or (0, size)
+            name = quote(self._artifact.path.rpartition("/")[2], safe="")
+            headers = {
+                **_ATTACHMENT,
+                "Content-Type": "application/octet-stream",
+                "Content-Disposition": f"attachment; filename*=UTF-8''{name}",
+                "Content-Length": str(end - start),
+                "Accept-Ranges": "bytes",
+            }
+            if self._artifact.digest:
+                headers["ETag"] = f'"{self._artifact.digest}"'
+            if span:
+                headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
+            await to.begin(206 if span else 200, headers)
+            await self._plane.on_files(file.seek, start)
+            left = end - start
+            while left > 0:
+                piece = await self._plane.on_files(file.read, min(_PIECE, left))
+                if not piece:
+                    raise RuntimeError("the file became shorter while it was sent")
+                left -= len(piece)
+                await to.send(piece)
+
+
+def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
+    """The half-open range of a ``Range`` header (RFC 9110 §14); None: all of it. One range only."""
+    if not header:
+        return None
+    match = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", header.strip())
+    if match is None or match[0].endswith("=-"):
+        return None  # another unit, or several ranges: RFC 9110 lets us answer with everything
+    first, last = match[1], match[2]
+    if not first:
+        start, end = max(0, size - int(last)), size
+    else:
+        start, end = int(first), min(int(last) + 1 if last else size, size)
+    if start >= end:
+        raise RangeInvalid(
+            f"The range {header[:60]} lies outside the {size} bytes of the file.",
+            next="Ask for less, or for all.",
+        )
+    return start, end
+
+
+class Archive:
+    """All artifacts as a zip that is made while it is sent: nothing is kept in memory or on disk.
+
+    A thread writes it and waits for the reader; closes ``directory``.
+    """
+
+    def __init__(self, directory: int, artifacts: list[Artifact], name: str) -> None:
+        self._directory = directory
+        self._artifacts = artifacts
+        self._name = name
+
+    async def write(self, to: Connection) -> None:
+        pieces: queue.Queue[bytes | None] = queue.Queue(maxsize=8)
+        gone = False
+
+        def put(data: bytes | None) -> None:
+            while not gone:
+                with contextlib.suppress(queue.Full):
+                    pieces.put(data, timeout=0.5)
+                    return
+            raise BrokenPipeError
+
+        writing = asyncio.get_running_loop().run_in_executor(None, self._fill, put)
+        try:
+            await to.begin(
+                200,
+                {
+                    **_ATTACHMENT,
+                    "Content-Type": "application/zip",
+                    "Content-Disposition": f"attachment; filename*=UTF-8''{quote(self._name, safe='')}.zip",
+                },
+            )
+            while (piece := await asyncio.to_thread(pieces.get)) is not None:
+                await to.send(piece)
+            await writing
+        finally:
+            gone = True
+            with contextlib.suppress(queue.Full):
+                pieces.put_nowait(None)  # wakes a thread that still waits for a piece
+            with contextlib.suppress(Exception):
+                await writing
+
+    def _fill(self, put: Callable[[bytes | None], None]) -> None:
+        try:
+            with zipfile.ZipFile(_Out(put), "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+                for artifact in self._artifacts:
+                    for info, data in _entry(self._directory, artifact):
+                        with archive.open(info, "w", force_zip64=True) as entry:
+                            for piece in data:
+                                entry.write(piece)
+        except BrokenPipeError:
+            return
+        finally:
+            os.close(self._directory)
+            with contextlib.suppress(BrokenPipeError):
+                put(None)
+
+
+def _entry(directory: int, artifact: Artifact) -> Iterator[tuple[zipfile.ZipInfo, Iterator[bytes]]]:
+    """The artifact as an archive's entry; nothing when it has gone since it was listed."""
+    try:
+        fd = open_inside(directory, artifact.path)
+    except (OSError, GradientError):
+        return
+    with os.fdopen(fd, "rb") as file:
+        moment = time.gmtime(
+            max(315532800, artifact.modified_us // 1_000_000)
+        )  # zip knows no time before 1980
+        info = zipfile.ZipInfo(artifact.path, moment[:6])
+        info.compress_type = zipfile.ZIP_DEFLATED
+        info.external_attr = 0o644 << 16
+        yield info, iter(lambda: file.read(_PIECE), b"")
+
+
+class _Out(io.RawIOBase):
+    """A file that only goes forward, for ``zipfile``."""
+
+    def __init__(self, put: Callable[[bytes], None]) -> None:
+        self._put = put
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Buffer) -> int:
+        piece = bytes(memoryview(data))
+        self._put(piece)
+        return len(piece)

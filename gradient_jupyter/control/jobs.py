@@ -1,0 +1,162 @@
+"""Jobs as people see them: submitted, read, stopped, deleted. What follows from it is ``reconcile``'s."""
+
+from __future__ import annotations
+
+import msgspec
+from sqlalchemy import Connection
+
+from gradient_jupyter.control import access, machines, queue
+from gradient_jupyter.control.access import Principal
+from gradient_jupyter.control.machines import WHOLE_HOST, Size
+from gradient_jupyter.control.plane import Plane, job_name
+from gradient_jupyter.resources.base import new_id, now_us
+from gradient_jupyter.resources.errors import Conflict, InvalidRequest, NotFound
+from gradient_jupyter.resources.job import CreateJob, Job, Moment, Phase, State, Target
+from gradient_jupyter.resources.machine_type import MachineType
+from gradient_jupyter.resources.owner import Role
+from gradient_jupyter.resources.page import JobQuery, Jobs
+from gradient_jupyter.resources.project import Project
+from gradient_jupyter.store import jobs as rows
+from gradient_jupyter.store import ledger
+from gradient_jupyter.store import projects as project_rows
+from gradient_jupyter.store import snapshots as snapshot_rows
+
+
+async def machine_types(plane: Plane) -> tuple[MachineType, ...]:
+    claims = await plane.database.read(ledger.taken)
+    return machines.offer(await _sizes(plane), await plane.engine.nodes(), claims)
+
+
+async def submit(plane: Plane, principal: Principal, request: CreateJob, idempotency_key: str | None) -> Job:
+    """Stores the job. Returns when it is durable; the same key never makes a second one."""
+    machine_type = await _check_machine(plane, request.machine_type)
+    plane.check_space()
+
+    def work(connection: Connection) -> tuple[Job, bool]:
+        if idempotency_key and (
+            found := rows.by_idempotency_key(connection, principal.owner, idempotency_key)
+        ):
+            return found, False
+        project = _project(connection, principal, request)
+        if snapshot_rows.get(connection, principal.owner, request.snapshot) is None:
+            raise NotFound(
+                f"There is no snapshot {request.snapshot!r}.",
+                next="Send the directory first (POST /snapshots).",
+                code="no-such-snapshot",
+            )
+        created = now_us()
+        job = Job(
+            id=new_id("j"), name=request.name or job_name(request.command), project_id=project.id,
+            project=project.name, owner=project.owner, created_by=principal.user_id,
+            number=project_rows.next_number(connection, project.id), command=request.command,
+            snapshot=request.snapshot, machine_type=machine_type, state=State.PENDING, phase=Phase.QUEUED,
+            target=Target.RUN, created_us=created, env=request.env, host=request.host,
+            history=(Moment(state=State.PENDING, phase=Phase.QUEUED, time_us=created),),
+        )  # fmt: skip
+        rows.create(connection, job, idempotency_key)
+        return rows.find(connection, job.id) or job, True
+
+    job, new = await plane.database.write(work)
+    if new:
+        plane.reconciler.look_at_queue()
+    return (await _explained(plane, [job]))[0]
+
+
+async def get(plane: Plane, principal: Principal, job_id: str) -> Job:
+    job = await plane.database.read(lambda connection: access.job(connection, principal, job_id, Role.VIEWER))
+    return (await _explained(plane, [job]))[0]
+
+
+async def page(plane: Plane, principal: Principal, query: JobQuery, before: int | None) -> Jobs:
+    items, following = await plane.database.read(
+        lambda connection: rows.page(
+            connection, principal.all, query.limit, before, query.project_id, query.state
+        )
+    )
+    return Jobs(
+        items=tuple(await _explained(plane, items)), next=None if following is None else str(following)
+    )
+
+
+async def stop(plane: Plane, principal: Principal, job_id: str) -> Job:
+    """Asks for its end; of a job that has ended already this changes nothing."""
+    return await _aim(plane, principal, job_id, Target.CANCELLED, Role.MEMBER)
+
+
+async def delete(plane: Plane, principal: Principal, job_id: str) -> Job:
+    """Asks for its removal with everything it left; a running job is stopped first."""
+    return await _aim(plane, principal, job_id, Target.DELETED, Role.ADMIN)
+
+
+async def _aim(plane: Plane, principal: Principal, job_id: str, target: Target, role: Role) -> Job:
+    def work(connection: Connection) -> Job:
+        job = access.job(connection, principal, job_id, role)
+        if job.target is Target.DELETED or job.target is target or (job.final and target is Target.CANCELLED):
+            return job
+        return rows.change(connection, job, target=target)
+
+    job = await plane.database.write(work)
+    plane.reconciler.look_at(job_id)
+    return job
+
+
+def _project(connection: Connection, principal: Principal, request: CreateJob) -> Project:
+    if (request.project_id is None) == (request.project is None):
+        raise InvalidRequest(
+            "A job belongs to one project.", next="Give either project_id or project (its name)."
+        )
+    if request.project_id is not None:
+        project = access.project(connection, principal, request.project_id, Role.MEMBER)
+    else:
+        assert request.project is not None
+        project = project_rows.named(connection, principal.owner, request.project) or project_rows.create(
+            connection, principal.owner, request.project, principal.user_id
+        )
+    if project.deleting:
+        raise Conflict(
+            f"The project {project.name!r} is being deleted.",
+            next="Use another one, or wait until it is gone.",
+        )
+    return project
+
+
+async def _sizes(plane: Plane) -> dict[str, Size]:
+    settings = plane.settings
+    return machines.sizes(settings.machine_types, await plane.engine.nodes(), settings.whole_host)
+
+
+async def _check_machine(plane: Plane, wanted: str | None) -> str:
+    sizes = await _sizes(plane)
+    name = wanted or plane.settings.default_machine_type or (WHOLE_HOST if WHOLE_HOST in sizes else None)
+    known = ", ".join(sorted(sizes)) or "none"
+    if name is None or name not in sizes:
+        raise InvalidRequest(
+            f"There is no machine type {name!r}." if name else "A job needs a machine type.",
+            next=f"Known here: {known}. `gradient machineTypes` shows their sizes.",
+            code="unknown-machine-type",
+        )
+    if machines.fits(sizes[name], machines.rooms(await plane.engine.nodes())) == 0:
+        raise Conflict(
+            f"No machine here is as large as {name}, so the job would wait for ever.",
+            next=f"Choose another: {known}. `gradient machineTypes` shows their sizes.",
+            code="machine-type-too-large",
+        )
+    return name
+
+
+async def _explained(plane: Plane, jobs: list[Job]) -> list[Job]:
+    """Tells each waiting job why it waits. Read anew each time: the answer moves with the queue."""
+    if not any(job.state is State.PENDING and job.target is Target.RUN for job in jobs):
+        return jobs
+    sizes = await _sizes(plane)
+    running = await plane.database.read(_running)
+    return [
+        msgspec.structs.replace(job, reason=queue.explain(job, sizes, running))
+        if job.state is State.PENDING and job.target is Target.RUN
+        else job
+        for job in jobs
+    ]
+
+
+def _running(connection: Connection) -> list[str]:
+    return [claim.job_id for claim in ledger.taken(connection)]

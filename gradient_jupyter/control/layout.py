@@ -1,0 +1,43 @@
+"""Where things lie under the data root. Paths only; who creates and deletes them says so itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Layout:
+    root: Path
+
+    @property
+    def database(self) -> Path:
+        return self.root / "gradient.sqlite"
+
+    @property
+    def blobs(self) -> Path:
+        return self.root / "blobs"
+
+    @property
+    def engines(self) -> Path:
+        return self.root / "engines"
+
+    @property
+    def datasets(self) -> Path:
+        return self.root / "datasets"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "lock"
+
+    def job(self, job_id: str) -> Path:
+        return self.root / "jobs" / job_id
+
+    def attempt(self, job_id: str, attempt: int) -> Path:
+        """Holds ``log``, ``log.index`` and ``artifacts/`` of one attempt."""
+        return self.job(job_id) / str(attempt)
+
+    def storage(self, owner: str) -> Path:
+        """An owner's persistent storage; ``user:u…`` becomes ``user/u…``."""
+        kind, _, identity = owner.partition(":")
+        return self.root / "storage" / kind / identity

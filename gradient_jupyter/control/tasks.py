@@ -1,0 +1,49 @@
+"""From a job's attempt to the task an engine runs, and from a task's key back to its job."""
+
+from __future__ import annotations
+
+import socket
+
+from gradient_jupyter.control.layout import Layout
+from gradient_jupyter.engines.base import Resources, Task
+from gradient_jupyter.resources.job import Job
+from gradient_jupyter.store.ledger import Claim
+
+
+def key(install: str, job_id: str, attempt: int, rank: int = 0) -> str:
+    return f"{install}-job-{job_id}-{attempt}-{rank}"
+
+
+def job_of(install: str, key: str) -> str | None:
+    """The job a key stands for; None when it is no key of this installation."""
+    parts = key.split("-")
+    if len(parts) != 5 or parts[0] != install or parts[1] != "job":
+        return None
+    return parts[2]
+
+
+def task(layout: Layout, install: str, job: Job, claim: Claim) -> Task:
+    """What the engine is asked to run. Deterministic: the same attempt always gives the same task."""
+    host = socket.gethostname()
+    return Task(
+        key=key(install, job.id, job.attempt),
+        command=job.command,
+        env={
+            **job.env,
+            "GRADIENT_JOB_ID": job.id,
+            "GRADIENT_JOB_NAME": job.name,
+            "GRADIENT_JOB_NUMBER": str(job.number),
+            "GRADIENT_PROJECT_ID": job.project_id,
+            "GRADIENT_PROJECT": job.project,
+            "GRADIENT_ATTEMPT": str(job.attempt),
+            "GRADIENT_MACHINE_TYPE": job.machine_type,
+            "PS_HOSTNAME": host,
+        },
+        snapshot=job.snapshot,
+        directory=layout.attempt(job.id, job.attempt),
+        storage=layout.storage(job.owner),
+        datasets=layout.datasets,
+        resources=Resources(cpus=claim.cpus, memory_bytes=claim.memory_bytes, gpus=claim.gpus),
+        labels={"owner": job.owner, "job": job.id, "attempt": str(job.attempt)},
+        host=job.host,
+    )

@@ -1,0 +1,69 @@
+"""One server per data root, and the file by which a user's clients find it.
+
+The lock is the truth: the kernel lets go of it when its holder dies, however it dies. The runtime file
+is what the holder says of itself; its readers check that it can prove it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+
+import msgspec
+
+from gradient_jupyter.resources.server import Runtime
+
+
+class DataRootTaken(Exception):
+    """Another server works on this data root. The text names it."""
+
+
+class DataRootUnsafe(Exception):
+    """The data root cannot be trusted with anything. The text says why and what to do."""
+
+
+def claim(root: Path, lock: Path) -> int:
+    """Makes the data root if need be and takes its lock. The descriptor holds it for this process's life."""
+    root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    status = root.stat()
+    if status.st_uid != os.getuid():
+        raise DataRootUnsafe(
+            f"{root} belongs to another user (uid {status.st_uid}). "
+            "Choose another with --data, or GRADIENT_DATA_DIR."
+        )
+    if status.st_mode & 0o077:
+        root.chmod(0o700)
+    fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(fd, 100, 0).decode(errors="replace").strip()
+        os.close(fd)
+        raise DataRootTaken(
+            f"Another server (pid {holder or 'unknown'}) already works on {root}. Use that one, stop it with "
+            "`gradient server stop`, or give this one other data with --data."
+        ) from None
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, str(os.getpid()).encode(), 0)
+    return fd
+
+
+def publish(path: Path, runtime: Runtime) -> None:
+    """Writes the runtime file, 0600, in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with contextlib.suppress(FileNotFoundError):
+        draft.unlink()
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(msgspec.json.encode(runtime))
+    draft.replace(path)
+
+
+def withdraw(path: Path, runtime: Runtime) -> None:
+    """Removes the runtime file if it still is this server's."""
+    with contextlib.suppress(OSError, msgspec.MsgspecError):
+        if msgspec.json.decode(path.read_bytes(), type=Runtime) == runtime:
+            path.unlink()

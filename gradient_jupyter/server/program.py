@@ -1,0 +1,241 @@
+"""Solo's server: reads its configuration, opens the data root, serves, and ends when nobody needs it.
+
+Prints one line of JSON on its standard output when it is ready and closes it; everything else it has to
+say goes to its standard error, which whoever starts it appends to ``server.log``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import traitlets
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+from traitlets.config import Application
+
+from gradient_jupyter import __version__
+from gradient_jupyter.api.app import application
+from gradient_jupyter.api.endpoint import Door
+from gradient_jupyter.control.access import Principal
+from gradient_jupyter.control.layout import Layout
+from gradient_jupyter.control.machines import Size
+from gradient_jupyter.control.plane import Plane, Settings
+from gradient_jupyter.engines.local import LocalEngine
+from gradient_jupyter.resources.base import now_us
+from gradient_jupyter.resources.server import API, Runtime, config_root, data_root, runtime_file
+from gradient_jupyter.server import claimed
+from gradient_jupyter.store import jobs as job_rows
+from gradient_jupyter.store import schema, users
+from gradient_jupyter.workspace.blobs import BlobStore
+
+log = logging.getLogger("gradient_jupyter.server")
+
+#: Exit codes that whoever starts the server may test.
+TAKEN, REFUSED = 3, 4
+
+
+class GradientServer(Application):
+    """The control plane for one user, on loopback, started on demand by the client."""
+
+    name = "gradient-server"
+    version = __version__
+    description = __doc__
+
+    data = traitlets.Unicode(
+        help="The data root. Default: $GRADIENT_DATA_DIR, else $XDG_DATA_HOME/gradient_jupyter."
+    ).tag(config=True)
+    port = traitlets.Int(0, min=0, max=65535, help="The port on 127.0.0.1; 0 takes a free one.").tag(
+        config=True
+    )
+    idle_s = traitlets.Float(
+        300.0, min=0, help="Ends this long after the last job, request and stream; 0: never."
+    ).tag(config=True)
+    isolation = traitlets.Enum(
+        ["auto", "bubblewrap", "none"], "auto",
+        help="How the local engine makes a job's world. auto: by bubblewrap where this system allows it.",
+    ).tag(config=True)  # fmt: skip
+    machine_types = traitlets.Dict(
+        help="Named sizes beside `local`, e.g. {'small': {'cpus': 2, 'memory_bytes': 4 * 2**30, 'gpus': 0}}. "
+        "Jobs of a size run side by side as far as the machine holds them."
+    ).tag(config=True)
+    default_machine_type = traitlets.Unicode(
+        help="The machine type of a job that names none. Default: local, the whole machine."
+    ).tag(config=True)
+    stop_grace_s = traitlets.Float(10.0, min=0, help="Between TERM and KILL when a job is stopped.").tag(
+        config=True
+    )
+    reserve_bytes = traitlets.Int(
+        256 * 2**20,
+        min=0,
+        help="Nothing is taken in and nothing started when less than this is free on the disk.",
+    ).tag(config=True)
+
+    aliases = {  # noqa: RUF012  # traitlets wants a plain class attribute
+        "data": "GradientServer.data",
+        "port": "GradientServer.port",
+        "idle": "GradientServer.idle_s",
+        "isolation": "GradientServer.isolation",
+        "log-level": "Application.log_level",
+    }
+
+    def initialize(self, argv: list[str] | None = None) -> None:
+        self.parse_command_line(argv)
+        config = config_root() / "gradient_config.py"
+        if config.exists():
+            given = self.cli_config
+            self.load_config_file(config.stem, path=str(config.parent))
+            self.update_config(given)
+        logging.basicConfig(
+            level=logging.getLevelName(self.log_level) if isinstance(self.log_level, str) else self.log_level,
+            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+            stream=sys.stderr,
+        )
+
+    def start(self) -> None:
+        layout = Layout(Path(self.data).expanduser().absolute() if self.data else data_root())
+        try:
+            lock = claimed.claim(layout.root, layout.lock)
+            install = schema.prepare(layout.database)
+        except claimed.DataRootTaken as error:
+            self._give_up(str(error), TAKEN)
+        except (claimed.DataRootUnsafe, schema.SchemaRefused) as error:
+            self._give_up(str(error), REFUSED)
+        except OSError as error:
+            self._give_up(f"The data root {layout.root} cannot be used: {error}.", REFUSED)
+        try:
+            asyncio.run(Solo(self, layout, install).serve())
+        finally:
+            os.close(lock)
+
+    def settings(self) -> Settings:
+        try:
+            sizes = msgspec.convert(dict(self.machine_types), dict[str, Size])
+        except msgspec.ValidationError as error:
+            self._give_up(f"GradientServer.machine_types is wrong: {error}.", REFUSED)
+        return Settings(
+            machine_types=sizes,
+            default_machine_type=self.default_machine_type or None,
+            stop_grace_s=self.stop_grace_s,
+            reserve_bytes=self.reserve_bytes,
+        )
+
+    def _give_up(self, message: str, code: int) -> Any:
+        sys.stderr.write(f"gradient server: {message}\n")
+        raise SystemExit(code)
+
+
+class Solo:
+    """One run of the server. Satisfies ``api.routes.Host``."""
+
+    mode = "solo"
+
+    def __init__(self, program: GradientServer, layout: Layout, install: str) -> None:
+        self._program = program
+        self._layout = layout
+        self._install = install
+        self._done = asyncio.Event()
+        self.token = "gru_" + secrets.token_urlsafe(32)
+        self.url = ""
+        self.streams = 0
+        self.started_us = now_us()
+        self._requests = 0
+
+    def stop(self) -> None:
+        self._done.set()
+
+    async def serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.add_signal_handler(number, self._done.set)
+        layout, program = self._layout, self._program
+        # The port first: whoever waits for it is told at once when it cannot be had.
+        sockets = bind_sockets(program.port, "127.0.0.1", socket.AF_INET)
+        port = sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        blobs = BlobStore(layout.blobs)
+        plane = Plane(
+            layout, self._install, program.settings(), blobs,
+            lambda plane: LocalEngine(
+                layout.engines / "local", plane.unpack, install=self._install, isolation=program.isolation
+            ),
+        )  # fmt: skip
+        await plane.start()
+        runtime_path = runtime_file(layout.root)
+        runtime = Runtime(
+            url=self.url,
+            token=self.token,
+            version=__version__,
+            api=API,
+            pid=os.getpid(),
+            data=str(layout.root),
+        )
+        server: HTTPServer | None = None
+        try:
+            user = await plane.database.write(lambda connection: users.ensure(connection, "solo", _login()))
+            hosts = frozenset(f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]"))
+            door = Door(self.token, Principal(user_id=user.id, name=user.name), hosts)
+            # Our own limits answer in our own words, so tornado's must not come first.
+            server = HTTPServer(
+                application(plane, self, door), max_body_size=1 << 60, max_header_size=64 * 1024,
+                idle_connection_timeout=3600, chunk_size=256 * 1024,
+            )  # fmt: skip
+            server.add_sockets(sockets)
+            claimed.publish(runtime_path, runtime)
+            _ready(self.url)
+            log.info("serving %s on %s", layout.root, self.url)
+            await self._until_done(plane, server)
+        finally:
+            claimed.withdraw(runtime_path, runtime)
+            if server is not None:
+                server.stop()
+                # Streams end now, without their `end`: clients come back to the next server.
+                await server.close_all_connections()
+            await plane.close()
+            log.info("stopped; jobs that run go on")
+
+    async def _until_done(self, plane: Plane, server: HTTPServer) -> None:
+        """Until asked to stop, or until nobody has needed us for ``idle_s``."""
+        idle_s = self._program.idle_s
+        if not idle_s:
+            await self._done.wait()
+            return
+        idle_since = asyncio.get_running_loop().time()
+        while not self._done.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._done.wait(), min(idle_s / 4, 15))
+            now = asyncio.get_running_loop().time()
+            busy = self.streams or server._connections or await plane.database.read(job_rows.live)
+            if busy:
+                idle_since = now
+            elif now - idle_since >= idle_s:
+                log.info("nothing ran and nobody asked for %.0f s", idle_s)
+                return
+
+
+def _login() -> str:
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
+
+
+def _ready(url: str) -> None:
+    """Tells whoever started us, then lets go of their pipe."""
+    with contextlib.suppress(OSError):
+        os.write(1, json.dumps({"url": url, "pid": os.getpid()}).encode() + b"\n")
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)

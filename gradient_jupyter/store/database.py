@@ -1,0 +1,179 @@
+"""The database: one writer thread with group commit, readers beside it.
+
+A write is a function over a connection. All writes that wait when the writer becomes free run in one
+transaction, each in a savepoint of its own, so that a commit (one ``fsync``) is paid once for all of
+them and a failing write undoes only itself. A write's future resolves after the commit: what it
+returned is on disk, also after a power loss (WAL with ``synchronous=FULL``).
+
+Events recorded during a write are handed to ``on_commit`` in the order in which they were stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DatabaseError, OperationalError
+
+from gradient_jupyter.resources.errors import NoSpace
+from gradient_jupyter.resources.event import Event
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+#: How many writes one commit carries at most; beyond it the first of them would wait too long.
+_GROUP = 256
+_READERS = 3
+_EVENTS = "gradient.events"
+
+
+class Database:
+    """A SQLite file. ``start`` before use, ``close`` at the end; both block."""
+
+    def __init__(self, path: Path, on_commit: Callable[[list[Event]], None] = lambda events: None) -> None:
+        self.path = path
+        self._on_commit = on_commit
+        self._engine = connect(path)
+        self._waiting: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
+        self._writer = threading.Thread(target=self._write_loop, name="store-writer", daemon=True)
+        self._readers = ThreadPoolExecutor(_READERS, "store-reader", initializer=self._open_reader)
+        self._local = threading.local()
+        self._reading: list[Connection] = []
+
+    def start(self) -> None:
+        self._writer.start()
+
+    def close(self) -> None:
+        """Finishes the writes that wait, then closes every connection."""
+        if self._writer.is_alive():
+            self._waiting.put(None)
+            self._writer.join()
+        self._readers.shutdown()
+        for connection in self._reading:
+            connection.close()
+        self._engine.dispose()
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        """Runs ``work`` in a transaction; returns when it is durable. Raises what ``work`` raises."""
+        done: Future[T] = Future()
+        self._waiting.put(_Write(work, done))
+        # A caller that is cancelled must not undo or hide a write that is under way.
+        return await asyncio.shield(asyncio.wrap_future(done))
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """Runs ``work`` on a reader, in one consistent view of what is committed."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, work)
+
+    def _open_reader(self) -> None:
+        connection = self._engine.connect()
+        connection.exec_driver_sql("PRAGMA query_only=ON")
+        connection.rollback()
+        self._local.connection = connection
+        self._reading.append(connection)
+
+    def _read(self, work: Callable[[Connection], T]) -> T:
+        connection: Connection = self._local.connection
+        with connection.begin():
+            return work(connection)
+
+    def _write_loop(self) -> None:
+        with self._engine.connect() as connection:
+            while (first := self._waiting.get()) is not None:
+                group, last = [first], False
+                while len(group) < _GROUP and not last:
+                    try:
+                        item = self._waiting.get_nowait()
+                    except queue.Empty:
+                        break
+                    if item is None:
+                        last = True
+                    else:
+                        group.append(item)
+                self._write_group(connection, group)
+                if last:
+                    return
+
+    def _write_group(self, connection: Connection, group: list[_Write]) -> None:
+        events: list[Event] = []
+        connection.info[_EVENTS] = events
+        try:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            for write in group:
+                recorded = len(events)
+                try:
+                    with connection.begin_nested():
+                        write.result = write.work(connection)
+                except Exception as error:
+                    del events[recorded:]
+                    write.error = _told(error)
+            connection.commit()
+        except Exception as error:
+            connection.rollback()
+            for write in group:
+                write.error = _told(error)
+            events.clear()
+        if events:
+            self._on_commit(events)
+        for write in group:
+            if write.error is not None:
+                write.done.set_exception(write.error)
+            else:
+                write.done.set_result(write.result)
+
+
+class _Write:
+    __slots__ = ("done", "error", "result", "work")
+
+    def __init__(self, work: Callable[[Connection], Any], done: Future[Any]) -> None:
+        self.work = work
+        self.done = done
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+
+def record(connection: Connection, event: Event) -> None:
+    """Marks ``event`` as stored by the write that is running, to be published after its commit."""
+    connection.info[_EVENTS].append(event)
+
+
+def connect(path: Path) -> Engine:
+    """An SQLAlchemy engine for the file, each connection with our settings."""
+    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 30, "check_same_thread": False})
+
+    @event.listens_for(engine, "connect")
+    def _settings(connection: sqlite3.Connection, _record: object) -> None:
+        # We say BEGIN ourselves: the driver's own transactions would begin too late for savepoints.
+        connection.isolation_level = None
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            "foreign_keys=ON",
+            "busy_timeout=30000",
+            "temp_store=MEMORY",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        if not connection.connection.driver_connection.in_transaction:  # type: ignore[union-attr]
+            connection.exec_driver_sql("BEGIN")
+
+    return engine
+
+
+def _told(error: Exception) -> Exception:
+    """A full disk in our own words; every other error as it is."""
+    if isinstance(error, OperationalError | DatabaseError) and "full" in str(error.orig):
+        return NoSpace(
+            "The disk that holds the server's database is full; nothing was changed.",
+            next="Free some space (`gradient jobs delete` removes old runs) and try again.",
+        )
+    return error

@@ -1,0 +1,123 @@
+"""Projects and their members. Every query says for whom it asks: what is not theirs is absent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Select, delete, func, insert, or_, select, update
+from sqlalchemy.engine import Row
+
+from gradient_jupyter.resources.base import new_id, now_us
+from gradient_jupyter.resources.event import Action
+from gradient_jupyter.resources.owner import Member, Role
+from gradient_jupyter.resources.project import Project
+from gradient_jupyter.store import events
+from gradient_jupyter.store.tables import jobs, members, projects
+
+
+def visible(principals: Sequence[str]) -> ColumnElement[bool]:
+    """The condition under which a row of ``projects`` exists for these principals."""
+    shared = select(members.c.project_id).where(members.c.principal.in_(principals))
+    return or_(projects.c.owner.in_(principals), projects.c.id.in_(shared))
+
+
+def create(connection: Connection, owner: str, name: str, created_by: str) -> Project:
+    project = Project(id=new_id("pr"), name=name, owner=owner, created_by=created_by, created_us=now_us())
+    connection.execute(
+        insert(projects).values(
+            id=project.id, owner=owner, name=name, created_by=created_by, created_us=project.created_us
+        )
+    )
+    events.append(connection, owner, project.id, "project", project.id, Action.CREATED, project)
+    return project
+
+
+def get(connection: Connection, principals: Sequence[str], project_id: str) -> Project | None:
+    row = connection.execute(_select().where(visible(principals), projects.c.id == project_id)).first()
+    return _project(connection, row) if row else None
+
+
+def named(connection: Connection, owner: str, name: str) -> Project | None:
+    row = connection.execute(_select().where(projects.c.owner == owner, projects.c.name == name)).first()
+    return _project(connection, row) if row else None
+
+
+def page(
+    connection: Connection, principals: Sequence[str], limit: int, before: int | None
+) -> tuple[list[Project], int | None]:
+    """Newest first, and the cursor of what follows."""
+    query = _select().where(visible(principals)).order_by(projects.c.seq.desc()).limit(limit + 1)
+    if before is not None:
+        query = query.where(projects.c.seq < before)
+    rows = connection.execute(query).all()
+    following = rows[limit - 1].seq if len(rows) > limit else None
+    return [_project(connection, row) for row in rows[:limit]], following
+
+
+def role(connection: Connection, principals: Sequence[str], project_id: str) -> Role | None:
+    """The strongest role these principals have in the project; None when it does not exist for them."""
+    owner = connection.execute(select(projects.c.owner).where(projects.c.id == project_id)).scalar()
+    if owner in principals:
+        return Role.ADMIN
+    found = connection.execute(
+        select(members.c.role).where(members.c.project_id == project_id, members.c.principal.in_(principals))
+    ).scalars()
+    strongest: Role | None = None
+    for name in found:
+        if strongest is None or Role(name).includes(strongest):
+            strongest = Role(name)
+    return strongest
+
+
+def mark_deleting(connection: Connection, project_id: str) -> None:
+    connection.execute(update(projects).where(projects.c.id == project_id).values(deleting=True))
+    _changed(connection, project_id)
+
+
+def erase_if_empty(connection: Connection, project_id: str) -> bool:
+    """Removes a project that is being deleted once its last job is gone."""
+    row = connection.execute(
+        _select().where(projects.c.id == project_id, projects.c.deleting.is_(True))
+    ).first()
+    if row is None or row.jobs:
+        return False
+    connection.execute(delete(projects).where(projects.c.id == project_id))
+    events.append(connection, row.owner, project_id, "project", project_id, Action.DELETED, None)
+    return True
+
+
+def deleting(connection: Connection) -> list[str]:
+    """The projects whose removal is under way."""
+    return list(connection.execute(select(projects.c.id).where(projects.c.deleting.is_(True))).scalars())
+
+
+def next_number(connection: Connection, project_id: str) -> int:
+    """The number of the project's next job; each is given out once."""
+    connection.execute(
+        update(projects).where(projects.c.id == project_id).values(last_number=projects.c.last_number + 1)
+    )
+    return int(
+        connection.execute(select(projects.c.last_number).where(projects.c.id == project_id)).scalar_one()
+    )
+
+
+def _select() -> Select[Any]:
+    count = select(func.count()).where(jobs.c.project_id == projects.c.id).scalar_subquery()
+    return select(projects, count.label("jobs"))
+
+
+def _project(connection: Connection, row: Row[Any]) -> Project:
+    found = connection.execute(select(members).where(members.c.project_id == row.id))
+    return Project(
+        id=row.id, name=row.name, owner=row.owner, created_by=row.created_by, created_us=row.created_us,
+        jobs=row.jobs, deleting=row.deleting,
+        members=tuple(Member(principal=each.principal, role=Role(each.role)) for each in found),
+    )  # fmt: skip
+
+
+def _changed(connection: Connection, project_id: str) -> None:
+    row = connection.execute(_select().where(projects.c.id == project_id)).one()
+    events.append(
+        connection, row.owner, project_id, "project", project_id, Action.CHANGED, _project(connection, row)
+    )

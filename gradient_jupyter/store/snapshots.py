@@ -1,0 +1,57 @@
+"""Which bytes and which manifests an owner has shown us."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from sqlalchemy import Connection, bindparam, insert, select
+from sqlalchemy.dialects.sqlite import insert as insert_or
+
+from gradient_jupyter.resources.base import now_us
+from gradient_jupyter.resources.snapshot import Snapshot
+from gradient_jupyter.store.tables import blobs, snapshots
+
+#: SQLite takes a bounded number of parameters per statement.
+_AT_ONCE = 500
+
+
+def held(connection: Connection, owner: str, digests: Sequence[str]) -> set[str]:
+    """Those of ``digests`` that this owner has sent before."""
+    found: set[str] = set()
+    query = select(blobs.c.digest).where(
+        blobs.c.owner == owner, blobs.c.digest.in_(bindparam("digests", expanding=True))
+    )
+    for start in range(0, len(digests), _AT_ONCE):
+        found.update(connection.execute(query, {"digests": digests[start : start + _AT_ONCE]}).scalars())
+    return found
+
+
+def hold(connection: Connection, owner: str, sizes: Iterable[tuple[str, int]]) -> None:
+    """Notes that this owner has shown these bytes."""
+    rows = [
+        {"owner": owner, "digest": digest, "size": size, "created_us": now_us()} for digest, size in sizes
+    ]
+    if rows:
+        connection.execute(insert_or(blobs).on_conflict_do_nothing(), rows)
+
+
+def get(connection: Connection, owner: str, id: str) -> Snapshot | None:
+    row = connection.execute(
+        select(snapshots).where(snapshots.c.owner == owner, snapshots.c.id == id)
+    ).first()
+    if row is None:
+        return None
+    return Snapshot(id=row.id, files=row.files, bytes=row.bytes, created_us=row.created_us)
+
+
+def create(connection: Connection, owner: str, snapshot: Snapshot) -> Snapshot:
+    """Stores the snapshot, or returns the one that is there."""
+    if found := get(connection, owner, snapshot.id):
+        return found
+    connection.execute(
+        insert(snapshots).values(
+            owner=owner, id=snapshot.id, files=snapshot.files, bytes=snapshot.bytes,
+            created_us=snapshot.created_us,
+        )
+    )  # fmt: skip
+    return snapshot

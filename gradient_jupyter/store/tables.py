@@ -1,0 +1,164 @@
+"""The tables, as SQLAlchemy sees them. ``migrations/`` makes them; a test holds the two together.
+
+Times are integer µs UTC. Order comes from ``seq`` columns, never from times. Lists and structs that
+are only ever read whole are JSON in one column.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)  # fmt: skip
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+facts = Table(
+    "facts", metadata,
+    Column("name", String, primary_key=True),
+    Column("value", String, nullable=False),
+)  # fmt: skip
+
+users = Table(
+    "users", metadata,
+    Column("id", String, primary_key=True),
+    Column("name", String, nullable=False),
+    # Who this is to whoever logs people in; unique there, and never re-used here.
+    Column("external", String, nullable=False, unique=True),
+    Column("created_us", Integer, nullable=False),
+)  # fmt: skip
+
+projects = Table(
+    "projects", metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("id", String, nullable=False, unique=True),
+    Column("owner", String, nullable=False),
+    Column("name", String, nullable=False),
+    Column("created_by", String, nullable=False),
+    Column("created_us", Integer, nullable=False),
+    Column("deleting", Boolean, nullable=False, default=False),
+    Column("last_number", Integer, nullable=False, default=0),
+    UniqueConstraint("owner", "name"),
+    sqlite_autoincrement=True,
+)  # fmt: skip
+
+members = Table(
+    "members", metadata,
+    Column("project_id", ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True),
+    Column("principal", String, primary_key=True),
+    Column("role", String, nullable=False),
+)  # fmt: skip
+
+blobs = Table(
+    "blobs", metadata,
+    # One row per owner: a digest is present for whoever has shown the bytes, and for nobody else.
+    Column("owner", String, primary_key=True),
+    Column("digest", String, primary_key=True),
+    Column("size", Integer, nullable=False),
+    Column("created_us", Integer, nullable=False),
+)  # fmt: skip
+
+snapshots = Table(
+    "snapshots", metadata,
+    Column("owner", String, primary_key=True),
+    Column("id", String, primary_key=True),
+    Column("files", Integer, nullable=False),
+    Column("bytes", Integer, nullable=False),
+    Column("created_us", Integer, nullable=False),
+)  # fmt: skip
+
+jobs = Table(
+    "jobs", metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("id", String, nullable=False, unique=True),
+    Column("project_id", ForeignKey("projects.id"), nullable=False),
+    Column("owner", String, nullable=False),
+    Column("created_by", String, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("name", String, nullable=False),
+    Column("created_us", Integer, nullable=False),
+    Column("command", Text, nullable=False),
+    Column("snapshot", String, nullable=False),
+    Column("machine_type", String, nullable=False),
+    Column("env", Text, nullable=False),
+    Column("host", Text),
+    Column("target", String, nullable=False),
+    Column("state", String, nullable=False),
+    Column("phase", String, nullable=False),
+    Column("reason", Text),
+    Column("exit_code", Integer),
+    Column("attempt", Integer, nullable=False),
+    Column("engine", String, nullable=False),
+    Column("started_us", Integer),
+    Column("ended_us", Integer),
+    Column("warnings", Text, nullable=False),
+    Column("history", Text, nullable=False),
+    Column("idempotency_key", String),
+    UniqueConstraint("owner", "idempotency_key"),
+    Index(None, "project_id", "seq"),
+    Index(None, "state", "seq"),
+    sqlite_autoincrement=True,
+)  # fmt: skip
+
+attempts = Table(
+    "attempts", metadata,
+    Column("job_id", ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("key", String, nullable=False, unique=True),
+    Column("engine", String, nullable=False),
+    Column("created_us", Integer, nullable=False),
+    Column("ended_us", Integer),
+    Column("exit_code", Integer),
+)  # fmt: skip
+
+claims = Table(
+    "claims", metadata,
+    # The ledger: what is taken, and by which attempt. A row goes when its task was seen to be done.
+    Column("job_id", ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("node", String, nullable=False),
+    Column("machine_type", String, nullable=False),
+    Column("cpus", Float, nullable=False),
+    Column("memory_bytes", Integer, nullable=False),
+    Column("gpus", Text, nullable=False),
+    Column("created_us", Integer, nullable=False),
+)  # fmt: skip
+
+artifacts = Table(
+    "artifacts", metadata,
+    Column("job_id", ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("path", String, primary_key=True),
+    Column("size", Integer, nullable=False),
+    Column("modified_us", Integer, nullable=False),
+    Column("digest", String, nullable=False),
+)  # fmt: skip
+
+events = Table(
+    "events", metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("time_us", Integer, nullable=False),
+    Column("owner", String, nullable=False),
+    Column("project_id", String, nullable=False),
+    Column("noun", String, nullable=False),
+    Column("id", String, nullable=False),
+    Column("action", String, nullable=False),
+    Column("resource", LargeBinary, nullable=False),
+    sqlite_autoincrement=True,
+)  # fmt: skip

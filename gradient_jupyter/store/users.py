@@ -1,0 +1,23 @@
+"""The people this server knows, under ids of its own."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, insert, select, update
+
+from gradient_jupyter.resources.base import new_id, now_us
+from gradient_jupyter.resources.owner import User
+from gradient_jupyter.store.tables import users
+
+
+def ensure(connection: Connection, external: str, name: str) -> User:
+    """The user whom the login calls ``external``, made when first seen; the name follows a rename."""
+    row = connection.execute(select(users).where(users.c.external == external)).first()
+    if row is None:
+        user = User(id=new_id("u"), name=name)
+        connection.execute(
+            insert(users).values(id=user.id, name=name, external=external, created_us=now_us())
+        )
+        return user
+    if row.name != name:
+        connection.execute(update(users).where(users.c.id == row.id).values(name=name))
+    return User(id=row.id, name=name)
