@@ -66,6 +66,9 @@ def plan(job: Job, seen: Observation | None) -> Action | None:
             return Remove()
         return Erase() if job.target is Target.DELETED else None
     if job.state is State.PENDING:
+        if seen is not None:
+            # It has claimed nothing, so whatever runs under its name must not.
+            return Remove() if seen.phase.ended else Stop()
         # Placing it is the queue's decision: it needs all jobs and all machines.
         return None if wanted else Conclude(State.CANCELLED, _CANCELLED)
     if seen is None:

@@ -85,7 +85,7 @@ class Database:
             return work(connection)
 
     def _write_loop(self) -> None:
-        with self._engine.connect() as connection:
+        with self._engine.connect().execution_options(immediate=True) as connection:
             while (first := self._waiting.get()) is not None:
                 group, last = [first], False
                 while len(group) < _GROUP and not last:
@@ -105,7 +105,7 @@ class Database:
         events: list[Event] = []
         connection.info[_EVENTS] = events
         try:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            transaction = connection.begin()
             for write in group:
                 recorded = len(events)
                 try:
@@ -114,7 +114,7 @@ class Database:
                 except Exception as error:
                     del events[recorded:]
                     write.error = _told(error)
-            connection.commit()
+            transaction.commit()
         except Exception as error:
             connection.rollback()
             for write in group:
@@ -163,8 +163,9 @@ def connect(path: Path) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        if not connection.connection.driver_connection.in_transaction:  # type: ignore[union-attr]
-            connection.exec_driver_sql("BEGIN")
+        # A writer takes the write lock at once: taken later, it could be refused half-way.
+        immediate = connection.get_execution_options().get("immediate", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
 
     return engine
 

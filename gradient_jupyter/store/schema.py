@@ -66,14 +66,12 @@ def _migrate(path: Path) -> None:
     config.set_main_option("path_separator", "os")
     engine = connect(path)
     try:
-        with engine.connect() as connection:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        with engine.connect().execution_options(immediate=True) as connection, connection.begin():
             config.attributes["connection"] = connection
             command.upgrade(config, HEAD)
             connection.exec_driver_sql(
                 "INSERT OR IGNORE INTO facts (name, value) VALUES ('install', ?)", (new_id("in"),)
             )
-            connection.commit()
     finally:
         engine.dispose()
 

@@ -39,7 +39,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "members",
-        sa.Column("project_id", sa.ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True),
+        sa.Column("project_id", sa.String, sa.ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True),
         sa.Column("principal", sa.String, primary_key=True),
         sa.Column("role", sa.String, nullable=False),
     )
@@ -62,7 +62,7 @@ def upgrade() -> None:
         "jobs",
         sa.Column("seq", sa.Integer, primary_key=True),
         sa.Column("id", sa.String, nullable=False, unique=True),
-        sa.Column("project_id", sa.ForeignKey("projects.id"), nullable=False),
+        sa.Column("project_id", sa.String, sa.ForeignKey("projects.id"), nullable=False),
         sa.Column("owner", sa.String, nullable=False),
         sa.Column("created_by", sa.String, nullable=False),
         sa.Column("number", sa.Integer, nullable=False),
@@ -92,7 +92,7 @@ def upgrade() -> None:
     op.create_index("ix_jobs_state_seq", "jobs", ["state", "seq"])
     op.create_table(
         "attempts",
-        sa.Column("job_id", sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+        sa.Column("job_id", sa.String, sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
         sa.Column("attempt", sa.Integer, primary_key=True),
         sa.Column("key", sa.String, nullable=False, unique=True),
         sa.Column("engine", sa.String, nullable=False),
@@ -102,7 +102,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "claims",
-        sa.Column("job_id", sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+        sa.Column("job_id", sa.String, sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
         sa.Column("attempt", sa.Integer, primary_key=True),
         sa.Column("node", sa.String, nullable=False),
         sa.Column("machine_type", sa.String, nullable=False),
@@ -113,7 +113,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "artifacts",
-        sa.Column("job_id", sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+        sa.Column("job_id", sa.String, sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
         sa.Column("path", sa.String, primary_key=True),
         sa.Column("size", sa.Integer, nullable=False),
         sa.Column("modified_us", sa.Integer, nullable=False),

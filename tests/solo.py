@@ -1,0 +1,138 @@
+"""A real solo server for tests: its own process, data root, runtime directory and HOME."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import urllib3
+
+from gradient_jupyter.resources.server import Runtime
+
+#: Generous: a loaded machine is slow, and nothing here asserts a time.
+PATIENCE_S = 60.0
+
+
+class SoloServer:
+    """One data root and the server that works on it; ``kill`` and ``start`` again as often as wanted."""
+
+    def __init__(self, root: Path, *options: str) -> None:
+        self.root = root
+        self.data = root / "data"
+        self.home = root / "home"
+        self.home.mkdir(parents=True, exist_ok=True)
+        self.options = options
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("GRADIENT_", "PS_"))},
+            "HOME": str(self.home),
+            "XDG_DATA_HOME": str(root / "share"),
+            "XDG_CONFIG_HOME": str(root / "config"),
+            "XDG_CACHE_HOME": str(root / "cache"),
+            "JUPYTER_RUNTIME_DIR": str(root / "runtime"),
+            "GRADIENT_DATA_DIR": str(self.data),
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+        self.runtime: Runtime | None = None
+        self._pool = urllib3.PoolManager(retries=False, timeout=PATIENCE_S)
+
+    def start(self) -> SoloServer:
+        with (self.root / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "gradient_jupyter.server", *self.options],
+                env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
+                start_new_session=True,
+            )  # fmt: skip
+        assert self.process.stdout is not None
+        with self.process.stdout as ready:
+            line = ready.readline()
+        assert line, f"the server did not start:\n{self.log()}"
+        assert json.loads(line)["pid"] == self.process.pid
+        (path,) = (self.root / "runtime").glob("gradient-*.json")
+        self.runtime = msgspec.json.decode(path.read_bytes(), type=Runtime)
+        return self
+
+    def kill(self) -> None:
+        """As a power cut to the process would: no handler runs."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        self._end(signal.SIGTERM)
+
+    def _end(self, number: signal.Signals) -> None:
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(number)
+            self.process.wait(PATIENCE_S)
+            self.process = None
+        self._pool.clear()
+
+    def log(self) -> str:
+        return (self.root / "server.log").read_text()
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        json_body: object = None,
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
+        token: str | None = "ours",
+        stream: bool = False,
+    ) -> urllib3.BaseHTTPResponse:
+        """One request. ``token``: "ours" is the right one, None sends none."""
+        assert self.runtime is not None
+        sent = dict(headers or {})
+        if token is not None:
+            sent.setdefault("Authorization", f"Bearer {self.runtime.token if token == 'ours' else token}")
+        if json_body is not None:
+            body = json.dumps(json_body).encode()
+            sent.setdefault("Content-Type", "application/json")
+        url = self.runtime.url + (path if path.startswith("/api") else f"/api/v1{path}")
+        return self._pool.request(method, url, body=body, headers=sent, preload_content=not stream)
+
+    def job(self, *command: str, **fields: object) -> dict[str, object]:
+        """Submits a job without files and returns it."""
+        empty = self.request("POST", "/snapshots", json_body={"entries": []}).json()["id"]
+        asked = {"command": command, "snapshot": empty, "project": "tests", **fields}
+        asked.setdefault("host", {"python": sys.executable, "path": ["/usr/bin", "/bin"]})
+        answer = self.request("POST", "/jobs", json_body=asked)
+        assert answer.status == 201, answer.data
+        return dict(answer.json())
+
+    def events(self, path: str, headers: dict[str, str] | None = None) -> Iterator[tuple[str, str, object]]:
+        """(event, id, data) of a Server-Sent Events stream, until it ends."""
+        answer = self.request("GET", path, headers=headers, stream=True)
+        assert answer.status == 200, answer.data
+        event, identity, pending = "", "", b""
+        for chunk in answer.stream(65536):
+            pending += chunk
+            *lines, pending = pending.split(b"\n")
+            for line in lines:
+                name, _, value = line.decode().partition(": ")
+                if name == "event":
+                    event = value
+                elif name == "id":
+                    identity = value
+                elif name == "data":
+                    yield event, identity, json.loads(value)
+                elif not line:
+                    event, identity = "", ""
+        answer.release_conn()
+
+    def finished(self, job_id: object) -> dict[str, object]:
+        """The job once it is final, by following its log to the explicit end."""
+        for event, _, data in self.events(f"/jobs/{job_id}/logs?follow=true"):
+            if event == "end":
+                return dict(data["job"])  # type: ignore[index]
+        raise AssertionError("the stream ended without `end`")
+
+    def text(self, job_id: object) -> str:
+        return self.request("GET", f"/jobs/{job_id}/log").data.decode()

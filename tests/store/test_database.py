@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from sqlalchemy import Connection, inspect, text
+
+from gradient_jupyter.resources.event import Action
+from gradient_jupyter.resources.job import Job, Phase, State, Target
+from gradient_jupyter.store import events, jobs, projects, schema, tables
+from gradient_jupyter.store.database import Database, connect
+
+
+@pytest.fixture
+def path(tmp_path):
+    found = tmp_path / "gradient.sqlite"
+    schema.prepare(found)
+    return found
+
+
+def run(path, work, on_commit=lambda events: None):
+    async def main():
+        database = Database(path, on_commit)
+        database.start()
+        try:
+            return await work(database)
+        finally:
+            database.close()
+
+    return asyncio.run(main())
+
+
+def insert(name: str, value: str):
+    def work(connection: Connection) -> None:
+        connection.execute(tables.facts.insert().values(name=name, value=value))
+
+    return work
+
+
+def read_facts(connection: Connection) -> dict[str, str]:
+    rows = connection.execute(tables.facts.select().where(tables.facts.c.name != "install"))
+    return {row.name: row.value for row in rows}
+
+
+def test_what_is_acknowledged_is_synced(path):
+    """P1 rests on this pragma: WAL alone with NORMAL may lose the last commits at power loss."""
+
+    async def work(database):
+        return await database.write(
+            lambda connection: (
+                connection.exec_driver_sql("PRAGMA synchronous").scalar(),
+                connection.exec_driver_sql("PRAGMA journal_mode").scalar(),
+            )
+        )
+
+    assert run(path, work) == (2, "wal")
+
+
+def test_a_failing_write_undoes_itself_and_not_its_neighbours(path):
+    def half(connection: Connection) -> None:
+        insert("half", "x")(connection)
+        raise LookupError("second thoughts")
+
+    async def work(database):
+        results = await asyncio.gather(
+            database.write(insert("a", "1")),
+            database.write(half),
+            database.write(insert("a", "again")),
+            database.write(insert("b", "2")),
+            return_exceptions=True,
+        )
+        return results, await database.read(read_facts)
+
+    results, facts = run(path, work)
+    assert facts == {"a": "1", "b": "2"}
+    assert results[0] is None and results[3] is None
+    assert isinstance(results[1], LookupError) and "UNIQUE" in str(results[2])
+
+
+def test_many_writes_share_commits(path):
+    batches = []
+
+    async def work(database):
+        await asyncio.gather(
+            *(
+                database.write(lambda connection, n=n: projects.create(connection, "user:u1", f"n{n}", "u1"))
+                for n in range(500)
+            )
+        )
+
+    run(path, work, lambda events: batches.append(len(events)))
+    assert sum(batches) == 500
+    assert len(batches) < 250
+
+
+def test_a_reader_sees_what_was_acknowledged_and_cannot_write(path):
+    async def work(database):
+        await database.write(insert("seen", "yes"))
+        seen = await database.read(read_facts)
+        with pytest.raises(Exception, match="readonly|query_only"):
+            await database.read(insert("from a reader", "no"))
+        return seen, await database.read(read_facts)
+
+    first, second = run(path, work)
+    assert first == second == {"seen": "yes"}
+
+
+def test_a_cancelled_caller_does_not_undo_a_write_under_way(path):
+    async def work(database):
+        task = asyncio.create_task(database.write(insert("kept", "yes")))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await database.write(insert("after", "yes"))
+        return await database.read(read_facts)
+
+    assert run(path, work) == {"kept": "yes", "after": "yes"}
+
+
+def test_events_are_published_after_their_commit_in_order_and_only_if_it_happened(path):
+    published = []
+
+    def create(name):
+        return lambda connection: projects.create(connection, "user:u1", name, "u1")
+
+    def create_then_fail(connection):
+        create("doomed")(connection)
+        raise LookupError
+
+    async def work(database):
+        await asyncio.gather(
+            database.write(create("a")),
+            database.write(create_then_fail),
+            database.write(create("b")),
+            return_exceptions=True,
+        )
+        return await database.read(lambda connection: events.after(connection, ["user:u1"], 0, 10))
+
+    stored = run(path, work, published.extend)
+    assert [event.seq for event in stored] == [event.seq for event in published]
+    assert [event.action for event in stored] == [Action.CREATED, Action.CREATED]
+    assert [b'"a"' in bytes(event.resource) for event in stored] == [True, False]
+
+
+def test_events_of_others_do_not_exist(path):
+    async def work(database):
+        await database.write(lambda connection: projects.create(connection, "user:u1", "mine", "u1"))
+        return await database.read(lambda connection: events.after(connection, ["user:u2"], 0, 10))
+
+    assert run(path, work) == []
+
+
+def test_the_tables_are_those_the_migrations_make(path):
+    engine = connect(path)
+    found = inspect(engine)
+    assert set(found.get_table_names()) - {"alembic_version"} == set(tables.metadata.tables)
+    for name, table in tables.metadata.tables.items():
+        columns = {column["name"]: column["nullable"] for column in found.get_columns(name)}
+        assert columns == {column.name: bool(column.nullable) for column in table.columns}, name
+        assert {index["name"] for index in found.get_indexes(name)} >= {index.name for index in table.indexes}
+    engine.dispose()
+
+
+def test_the_known_head_is_the_newest_migration():
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", "gradient_jupyter.store:migrations")
+    config.set_main_option("path_separator", "os")
+    assert ScriptDirectory.from_config(config).get_current_head() == schema.HEAD
+
+
+def test_preparing_again_keeps_the_install_id(path):
+    assert schema.prepare(path) == schema.prepare(path) != ""
+
+
+def test_a_newer_schema_is_refused_and_left_alone(path):
+    engine = connect(path)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    engine.dispose()
+    before = path.read_bytes()
+    with pytest.raises(schema.SchemaRefused, match="newer version"):
+        schema.prepare(path)
+    assert path.read_bytes() == before
+
+
+def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path):
+    """P13: damage is named, never replaced by something empty."""
+    path = tmp_path / "gradient.sqlite"
+    path.write_bytes(b"not a database at all" * 100)
+    before = path.read_bytes()
+    with pytest.raises(schema.SchemaRefused, match="cannot be read"):
+        schema.prepare(path)
+    assert path.read_bytes() == before
+
+
+def test_an_illegal_transition_is_refused_by_the_store(path):
+    def work(connection: Connection) -> None:
+        project = projects.create(connection, "user:u1", "p", "u1")
+        job = Job(
+            id="j1", name="n", project_id=project.id, project="p", owner="user:u1", created_by="u1", number=1,
+            command=("x",), snapshot="a" * 64, machine_type="local", state=State.PENDING, phase=Phase.QUEUED,
+            target=Target.RUN, created_us=1,
+        )  # fmt: skip
+        jobs.create(connection, job, None)
+        with pytest.raises(jobs.IllegalTransition):
+            jobs.change(connection, job, state=State.STOPPED)
+        ended = jobs.change(connection, job, state=State.CANCELLED, phase=Phase.DONE)
+        with pytest.raises(jobs.IllegalTransition):
+            jobs.change(connection, ended, exit_code=0)
+        assert jobs.change(connection, ended, target=Target.DELETED).target is Target.DELETED
+
+    run(path, lambda database: database.write(work))
