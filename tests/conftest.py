@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that tests find the harness `solo`
 
-from solo import SoloServer  # noqa: E402
+from solo import SoloServer
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,9 @@ class SoloServer:
         self.home.mkdir(parents=True, exist_ok=True)
         self.options = options
         self.environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("GRADIENT_", "PS_"))},
+            **{
+                name: value for name, value in os.environ.items() if not name.startswith(("GRADIENT_", "PS_"))
+            },
             "HOME": str(self.home),
             "XDG_DATA_HOME": str(root / "share"),
             "XDG_CONFIG_HOME": str(root / "config"),
@@ -106,6 +108,14 @@ class SoloServer:
         answer = self.request("POST", "/jobs", json_body=asked)
         assert answer.status == 201, answer.data
         return dict(answer.json())
+
+    def storage(self) -> Path:
+        """The user's persistent storage: the place that tests and jobs both see."""
+        user = self.data / "storage" / "user"
+        if not user.exists():
+            self.finished(self.job("true")["id"])
+        (found,) = user.iterdir()
+        return found
 
     def events(self, path: str, headers: dict[str, str] | None = None) -> Iterator[tuple[str, str, object]]:
         """(event, id, data) of a Server-Sent Events stream, until it ends."""

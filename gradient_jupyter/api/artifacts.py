@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from gradient_jupyter.api.routes import Call, Right, Route
+from gradient_jupyter.api.routes import Call, Right, Route, cursor
 from gradient_jupyter.api.streams import Archive, FileAnswer
 from gradient_jupyter.control import artifacts
-from gradient_jupyter.resources.page import Artifacts
+from gradient_jupyter.resources.page import Artifacts, PageQuery
 
 
 async def page(call: Call) -> Artifacts:
-    return await artifacts.page(call.plane, call.principal, call.path["job_id"])
+    start = cursor(call.query.cursor) or 0
+    return await artifacts.page(call.plane, call.principal, call.path["job_id"], call.query.limit, start)
 
 
 async def read(call: Call) -> FileAnswer:
@@ -31,7 +32,7 @@ async def delete(call: Call) -> None:
 def routes() -> list[Route]:
     return [
         Route(
-            "GET", "/jobs/{job_id}/artifacts", Right.READ, page, returns=Artifacts,
+            "GET", "/jobs/{job_id}/artifacts", Right.READ, page, query=PageQuery, returns=Artifacts,
             summary="What the job left, or has left so far",
         ),
         Route(

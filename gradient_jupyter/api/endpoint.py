@@ -95,6 +95,7 @@ class Endpoint(web.RequestHandler):
         self._size = 0
         self._sink: Sink | None = None
         self._running: asyncio.Task[None] | None = None
+        self._refused: Exception | None = None
 
     # What tornado calls, in its order: prepare, data_received for each piece of the body, the method.
 
@@ -107,11 +108,19 @@ class Endpoint(web.RequestHandler):
                 self.request.connection.set_max_body_size(1 << 60)  # type: ignore[union-attr]
                 self._sink = self._route.sink(self._call)
         except Exception as error:
-            self._refuse(error)
+            # An answer before the whole request is read costs the connection, so a small body is read first.
+            self._refused = error
+            if int(self.request.headers.get("Content-Length", "0") or 0) > _DRAIN:
+                self._refuse(error)
 
     async def data_received(self, chunk: bytes) -> None:
         if self._finished:
             return  # refused already; tornado closes the connection after the answer
+        if self._refused is not None:
+            self._size += len(chunk)
+            if self._size > _DRAIN:
+                self._refuse(self._refused)
+            return
         try:
             if self._sink is not None:
                 await self._sink.feed(chunk)
@@ -126,6 +135,9 @@ class Endpoint(web.RequestHandler):
 
     async def _dispatch(self, **_: str) -> None:
         if self._finished:
+            return
+        if self._refused is not None:
+            self._refuse(self._refused)
             return
         self._running = asyncio.current_task()
         try:

@@ -23,12 +23,11 @@ from gradient_jupyter.store import jobs as rows
 from gradient_jupyter.workspace.inside import open_inside, remove_inside, walk_inside
 
 
-async def page(plane: Plane, principal: Principal, job_id: str) -> Artifacts:
-    job = await _job(plane, principal, job_id, Role.VIEWER)
-    if job.final:
-        stored = await plane.database.read(lambda connection: rows.list_artifacts(connection, job_id))
-        return Artifacts(items=tuple(stored), final=True)
-    return Artifacts(items=tuple(await plane.on_files(_present, _directory(plane, job))), final=False)
+async def page(plane: Plane, principal: Principal, job_id: str, limit: int, start: int) -> Artifacts:
+    """The artifacts in the order of their paths, from the ``start``-th on."""
+    job, found = await _all(plane, principal, job_id)
+    following = str(start + limit) if len(found) > start + limit else None
+    return Artifacts(items=tuple(found[start : start + limit]), final=job.final, next=following)
 
 
 async def open_one(plane: Plane, principal: Principal, job_id: str, path: str) -> tuple[BinaryIO, Artifact]:
@@ -46,14 +45,13 @@ async def open_one(plane: Plane, principal: Principal, job_id: str, path: str) -
 
 async def open_all(plane: Plane, principal: Principal, job_id: str) -> tuple[Job, int, list[Artifact]]:
     """The artifacts' directory (a descriptor the caller closes) and what is in it, for an archive."""
-    job = await _job(plane, principal, job_id, Role.VIEWER)
-    found = (await page(plane, principal, job_id)).items
+    job, found = await _all(plane, principal, job_id)
     directory = _directory(plane, job)
     if not directory.is_dir():
         raise NotFound(
             f"The job {job_id} has not started, so it has no artifacts yet.", code="no-artifacts-yet"
         )
-    return job, os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), list(found)
+    return job, os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), found
 
 
 async def delete(plane: Plane, principal: Principal, job_id: str, path: str) -> None:
@@ -99,6 +97,13 @@ def _remove(directory: Path, path: str) -> None:
                 remove_inside(fd, path)
             except (FileNotFoundError, NotFound):
                 return
+
+
+async def _all(plane: Plane, principal: Principal, job_id: str) -> tuple[Job, list[Artifact]]:
+    job = await _job(plane, principal, job_id, Role.VIEWER)
+    if job.final:
+        return job, await plane.database.read(lambda connection: rows.list_artifacts(connection, job_id))
+    return job, await plane.on_files(_present, _directory(plane, job))
 
 
 async def _job(plane: Plane, principal: Principal, job_id: str, role: Role) -> Job:

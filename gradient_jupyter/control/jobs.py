@@ -151,7 +151,9 @@ async def _explained(plane: Plane, jobs: list[Job]) -> list[Job]:
     sizes = await _sizes(plane)
     running = await plane.database.read(_running)
     return [
-        msgspec.structs.replace(job, reason=queue.explain(job, sizes, running))
+        msgspec.structs.replace(
+            job, reason=queue.explain(job, sizes, [each for each in running if each != job.id])
+        )
         if job.state is State.PENDING and job.target is Target.RUN
         else job
         for job in jobs

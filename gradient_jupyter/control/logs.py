@@ -8,6 +8,7 @@ shorter than a reader's position, or another one, the reader is told so.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -16,7 +17,7 @@ from gradient_jupyter.control import jobs
 from gradient_jupyter.control.access import Principal
 from gradient_jupyter.control.plane import Plane
 from gradient_jupyter.engines.framedlog import DamagedLog, Reader
-from gradient_jupyter.resources.errors import InvalidRequest, NotFound
+from gradient_jupyter.resources.errors import InvalidRequest, NotFound, ServerError
 from gradient_jupyter.resources.job import Job
 from gradient_jupyter.resources.log import Ended, LogPiece, Truncated
 
@@ -64,7 +65,7 @@ async def follow(
     Without ``follow`` it ends with what is there now. ``None`` is yielded about once a second while
     nothing happens, so that the caller can keep its connection alive.
     """
-    with plane.changes.follow_job(job_id) as subscription:
+    with plane.changes.follow_job(job_id) as subscription, ExitStack() as opened:
         job = await jobs.get(plane, principal, job_id)
         yield job
         cursor: _Cursor | None = None
@@ -73,8 +74,10 @@ async def follow(
             if cursor is None and job.attempt:
                 path = plane.layout.attempt(job_id, job.attempt) / "log"
                 cursor = await plane.on_files(_Cursor.open, path, start)
-                if cursor is not None and cursor.truncated is not None:
-                    yield cursor.truncated
+                if cursor is not None:
+                    opened.callback(cursor.close)
+                    if cursor.truncated is not None:
+                        yield cursor.truncated
             grew = False
             if cursor is not None:
                 while pieces := await plane.on_files(cursor.read):
@@ -112,8 +115,11 @@ async def whole(plane: Plane, principal: Principal, job_id: str) -> AsyncIterato
 
 
 async def _bytes(plane: Plane, cursor: _Cursor) -> AsyncIterator[bytes]:
-    while data := await plane.on_files(cursor.read_bytes):
-        yield data
+    try:
+        while data := await plane.on_files(cursor.read_bytes):
+            yield data
+    finally:
+        cursor.close()
 
 
 class _Cursor:
@@ -126,20 +132,19 @@ class _Cursor:
 
     @classmethod
     def open(cls, path: Path, start: Position) -> _Cursor | None:
-        """None while the log does not exist."""
-        try:
+        """None while there is no log."""
+        with _told():
             reader = Reader(path)
-        except FileNotFoundError:
-            return None
-        except DamagedLog:
-            return None  # its header is not written yet, or never was: there is nothing to show
+            if not reader.epoch:
+                reader.close()
+                return None
         if start.epoch and (start.epoch != reader.epoch or start.offset > reader.size):
             # Another log, or one that lost its end in a power failure: never other bytes in silence.
             return cls(reader, 0, Truncated(offset=start.offset, size=reader.size))
         return cls(reader, start.offset, None)
 
     def read(self) -> list[Piece]:
-        """What follows, neighbours of one stream joined. Frames end between characters."""
+        """What follows, neighbours of one stream joined, each piece ending between characters."""
         pieces: list[Piece] = []
         for stream, time_us, data in self._joined():
             self._offset += len(data)
@@ -152,21 +157,54 @@ class _Cursor:
         return pieces
 
     def read_bytes(self) -> bytes:
-        data = b"".join(chunk.data for chunk in self._reader.read(self._offset, _READ))
+        with _told():
+            data = b"".join(chunk.data for chunk in self._reader.read(self._offset, _READ))
         self._offset += len(data)
         return data
 
+    def close(self) -> None:
+        self._reader.close()
+
     def _joined(self) -> Iterator[tuple[str, int, bytes]]:
+        with _told():
+            chunks = self._reader.read(self._offset, _READ)
+        more = sum(len(chunk.data) for chunk in chunks) >= _READ
         parts: list[bytes] = []
         stream, time_us = 0, 0
-        for chunk in self._reader.read(self._offset, _READ):
+        for chunk in chunks:
             if parts and chunk.stream != stream:
                 yield _NAMES.get(stream, "platform"), time_us, b"".join(parts)
                 parts = []
             stream, time_us = chunk.stream, chunk.time_us
             parts.append(chunk.data)
         if parts:
-            yield _NAMES.get(stream, "platform"), time_us, b"".join(parts)
+            data = b"".join(parts)
+            # Frames end between characters; where our own limit cut one, the rest of it comes next time.
+            yield _NAMES.get(stream, "platform"), time_us, data[: whole_characters(data)] if more else data
 
 
 _NAMES = {1: "stdout", 2: "stderr", 3: "platform"}
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Damage at rest is named, and nothing is shown in its place."""
+    try:
+        yield
+    except DamagedLog as damage:
+        raise ServerError(
+            f"The log is damaged: {damage}.",
+            next="What stands before the damage was shown; the file itself is left as it is.",
+            code="log-damaged",
+        ) from damage
+
+
+def whole_characters(data: bytes) -> int:
+    """How many bytes of ``data`` end with a whole UTF-8 character; all of them when its end is no text."""
+    for back in range(1, min(4, len(data) + 1)):
+        byte = data[-back]
+        if byte & 0xC0 == 0x80:
+            continue
+        wanted = 2 if byte >> 5 == 0b110 else 3 if byte >> 4 == 0b1110 else 4 if byte >> 3 == 0b11110 else 1
+        return len(data) - back if wanted > back and len(data) > back else len(data)
+    return len(data)

@@ -78,7 +78,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 
     def spec_hash(self) -> str:
         """Identifies what was asked for. Two tasks of one key must agree on it."""
-        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()
+        return hashlib.sha256(msgspec.json.encode(self, enc_hook=str, order="deterministic")).hexdigest()
 
 
 class Observation(msgspec.Struct, frozen=True, kw_only=True):

@@ -81,6 +81,10 @@ class GradientServer(Application):
         help="Nothing is taken in and nothing started when less than this is free on the disk.",
     ).tag(config=True)
 
+    @traitlets.default("log_level")
+    def _log_level(self) -> int:
+        return logging.INFO
+
     aliases = {  # noqa: RUF012  # traitlets wants a plain class attribute
         "data": "GradientServer.data",
         "port": "GradientServer.port",
@@ -96,10 +100,9 @@ class GradientServer(Application):
             given = self.cli_config
             self.load_config_file(config.stem, path=str(config.parent))
             self.update_config(given)
+        level: Any = self.log_level
         logging.basicConfig(
-            level=logging.getLevelName(self.log_level) if isinstance(self.log_level, str) else self.log_level,
-            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-            stream=sys.stderr,
+            level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
         )
 
     def start(self) -> None:

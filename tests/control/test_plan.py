@@ -28,12 +28,7 @@ def seen(phase, **fields) -> Observation:
     return Observation(key="k", phase=phase, spec_hash="h", **fields)
 
 
-ROWS = [
-    job(state, phase, target)
-    for state in State
-    for phase in PHASES[state]
-    for target in Target
-]
+ROWS = [job(state, phase, target) for state in State for phase in PHASES[state] for target in Target]
 OBSERVATIONS = [
     None,
     seen(Seen.PENDING),
@@ -96,7 +91,11 @@ def test_a_command_that_ended_by_itself_keeps_its_own_result_although_it_was_to_
 @pytest.mark.parametrize(
     ("view", "state", "code"),
     [
-        (seen(Seen.FAILED, exit_code=127, code="command-not-found", started_us=5), State.FAILED, "command-not-found"),
+        (
+            seen(Seen.FAILED, exit_code=127, code="command-not-found", started_us=5),
+            State.FAILED,
+            "command-not-found",
+        ),
         (seen(Seen.FAILED, exit_code=137, code="killed", started_us=5), State.FAILED, "killed"),
         (seen(Seen.FAILED, exit_code=137, code="out-of-memory", started_us=5), State.FAILED, "out-of-memory"),
         (seen(Seen.FAILED, exit_code=1, code="exited", started_us=5), State.FAILED, "exit"),

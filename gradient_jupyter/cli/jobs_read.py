@@ -1,0 +1,80 @@
+"""``gradient jobs list`` and ``show``."""
+
+from __future__ import annotations
+
+import click
+
+from gradient_jupyter.cli.options import job_argument, json_option
+
+_STATES = ("Pending", "Provisioning", "Running", "Stopped", "Failed", "Error", "Cancelled", "Preempted")
+
+
+@click.command("list")
+@click.option("--project", metavar="NAME", help="Only this project's.")
+@click.option("--projectId", "--project-id", "project_id", metavar="ID", help="The same, by its id.")
+@click.option("--state", type=click.Choice(_STATES, case_sensitive=False), help="Only those in this state.")
+@click.option(
+    "--limit", "-l", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many."
+)
+@json_option
+def list_jobs(
+    *, project: str | None, project_id: str | None, state: str | None, limit: int, as_json: bool
+) -> int:
+    """Jobs, newest first."""
+    from gradient_jupyter.cli import states
+    from gradient_jupyter.cli.terminal import Column, print_json, table
+    from gradient_jupyter.cli.text import clean
+    from gradient_jupyter.client import Client
+
+    if project is not None and project_id is not None:
+        raise click.UsageError("--project and --projectId name the same thing: give one of them.")
+    with Client() as client:
+        if project is not None:
+            project_id = client.projects.find(project).id
+        records = [job.record for job in client.jobs.list(project_id=project_id, state=state, limit=limit)]
+    if as_json:
+        print_json(records)
+    elif not records:
+        click.echo("  No jobs here yet. The one step that makes one: gradient run train.py", err=True)
+    else:
+        columns = (
+            Column("State"),
+            Column("Job"),
+            Column("Id"),
+            Column("Project", gives=True),
+            Column("Machine"),
+            Column("Time", right=True),
+            Column("Why", gives=True),
+        )
+        rows = (
+            (
+                states.label(record),
+                states.title(record),
+                (record.id, "dim"),
+                clean(record.project),
+                clean(record.machine_type),
+                states.lasted(record),
+                states.why(record),
+            )
+            for record in records
+        )
+        table(columns, rows)
+    return 0
+
+
+@click.command()
+@job_argument
+@json_option
+def show(*, job_id: str, as_json: bool) -> int:
+    """One job: where it is, why, and what to do next."""
+    from gradient_jupyter.cli.sheet import job_sheet
+    from gradient_jupyter.cli.terminal import print_json
+    from gradient_jupyter.client import Client
+
+    with Client() as client:
+        record = client.jobs.get(job_id).record
+    if as_json:
+        print_json(record)
+    else:
+        job_sheet(record)
+    return 0

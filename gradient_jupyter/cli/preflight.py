@@ -1,0 +1,73 @@
+"""The pre-flight sheet: what would be sent, what stays behind and by which rule, what would go wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gradient_jupyter.cli.failures import Failed
+from gradient_jupyter.cli.machine_types import machine_table
+from gradient_jupyter.cli.options import Submission
+from gradient_jupyter.cli.terminal import Column, fill, new_table, paint, print_json, say, side_by_side
+from gradient_jupyter.cli.text import clean, count, size
+from gradient_jupyter.client import Client
+
+if TYPE_CHECKING:
+    from gradient_jupyter.workspace.preflight import Preflight
+
+
+def sheet(client: Client, submission: Submission, *, as_json: bool) -> int:
+    """Prints it and returns 0. The server is asked what it has; no content is sent."""
+    if submission.workspace is None:
+        raise Failed("With --workspace none nothing is sent, so there is nothing to show.", exit_code=2)
+    flight = client.jobs.preflight(Path(submission.workspace))
+    if as_json:
+        print_json(flight)
+        return 0
+    name = Path(submission.workspace).resolve().name
+    new = paint(f"{size(flight.new_bytes)} new", "blue") if flight.new_bytes else paint("nothing new", "dim")
+    say(
+        f"\n  {paint(clean(name), 'bold')}  {paint('would send', 'dim')}  {count(flight.count, 'file')}"
+        f"  {size(flight.bytes)}  {new}\n"
+    )
+    _files(flight)
+    _machines(client, submission.machine_type)
+    for warning in flight.warnings:
+        say(f"  {paint('!', 'yellow')} {clean(warning)}")
+    return 0
+
+
+def _files(flight: Preflight) -> None:
+    """The largest files, and beside them what stays behind and by which rule."""
+    largest = new_table((Column("Largest", gives=True), Column(""), Column("Size", right=True)))
+    for file in flight.largest:
+        fill(largest, (clean(file.path), ("new", "blue") if file.new else "", size(file.size)))
+    left_out = new_table(
+        (
+            Column("Left out", gives=True),
+            Column("By", gives=True),
+            Column("Files", right=True),
+            Column("Size", right=True),
+        )
+    )
+    for row in flight.left_out:
+        more = "over " if row.at_least else ""
+        fill(
+            left_out,
+            (
+                clean(", ".join(row.examples)) if row.source == "default" else clean(row.rule),
+                "always" if row.source == "default" else clean(row.source),
+                f"{more}{row.files:,}",
+                f"{more}{size(row.bytes)}",
+            ),
+        )
+    side_by_side([table for table, rows in ((largest, flight.largest), (left_out, flight.left_out)) if rows])
+
+
+def _machines(client: Client, chosen: str | None) -> None:
+    types = client.machine_types.list()
+    say()
+    machine_table(types, chosen or (types[0].name if len(types) == 1 else ""))
+    say()
+    if chosen is not None and all(one.name != chosen for one in types):
+        say(f"  {paint('!', 'yellow')} There is no machine type {clean(chosen)}; the job would be refused.")

@@ -1,0 +1,64 @@
+"""One job on one screen."""
+
+from __future__ import annotations
+
+import time
+
+from gradient_jupyter.cli import states
+from gradient_jupyter.cli.terminal import paint, say
+from gradient_jupyter.cli.text import clean, command_line, duration, moment
+from gradient_jupyter.resources.job import Job
+
+_WORD = 13
+
+
+def facts(rows: list[tuple[str, str]]) -> None:
+    """Words in bold and what there is to say of each; rows without anything to say are left out."""
+    for heading, text in rows:
+        if text:
+            say(f"  {paint(heading, 'bold')}{' ' * max(1, _WORD - len(heading))}{text}")
+
+
+def job_sheet(job: Job) -> None:
+    """State first, then what, why and next, then what it was asked to do."""
+    text, style = states.label(job)
+    now_us = time.time_ns() // 1000
+    ended = f", exit {job.exit_code}" if job.exit_code is not None else ""
+    head = f"{states.title(job)}  {job.id}{ended}"
+    pad = " " * max(1, _WORD - len(text))
+    took = states.lasted(job)
+    say(f"  {paint(text, style)}{pad}{head}{' ' * max(2, 48 - len(head))}{paint(took, 'dim')}".rstrip())
+    queue = (
+        ""
+        if job.queue_position is None
+        else ("next" if job.queue_position == 1 else f"{job.queue_position}th")
+    )
+    facts(
+        [
+            ("Why", clean(job.reason.message) if job.reason else ""),
+            ("Next", clean(job.reason.next) if job.reason else ""),
+            ("Queue", queue),
+            ("Command", command_line(job.command)),
+            ("Project", f"{clean(job.project)}  {job.project_id}"),
+            ("Machine", clean(job.machine_type) + (f", engine {clean(job.engine)}" if job.engine else "")),
+            ("Environment", clean(" ".join(f"{name}={value}" for name, value in job.env.items()))),
+            ("Created", moment(job.created_us, now_us)),
+        ]
+    )
+    for warning in job.warnings:
+        say(f"  {paint('!', 'yellow')} {clean(warning)}")
+    _history(job, now_us)
+
+
+def _history(job: Job, now_us: int) -> None:
+    """What it went through, and how long each took."""
+    if not job.history:
+        return
+    say()
+    ends = [*(later.time_us for later in job.history[1:]), job.history[-1].time_us if job.final else now_us]
+    for entry, end in zip(job.history, ends, strict=True):
+        icon, style = states.LOOK[entry.state]
+        word = entry.phase.value if entry.phase.value != "done" else entry.state.value
+        took = "" if entry.state.final else duration(end - entry.time_us)
+        stamp = paint(moment(entry.time_us, now_us), "dim")
+        say(f"  {stamp}  {paint(icon, style)} {word.capitalize():<14}{paint(took, 'dim')}".rstrip())

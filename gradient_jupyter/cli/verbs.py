@@ -1,0 +1,67 @@
+"""The verbs, where each is found and what it is for in one line. Imports nothing, so that help is quick."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Verb(NamedTuple):
+    module: str
+    name: str
+    """Of the command in its module."""
+    summary: str
+    aliases: tuple[str, ...] = ()
+
+
+VERBS: dict[str, Verb] = {
+    "run": Verb("run", "run", "Send this directory away as a job, follow it, end with its exit code"),
+    "jobs": Verb("jobs", "jobs", "create, list, show, logs, stop, delete, waitfor, artifacts"),
+    "projects": Verb("projects", "projects", "list, create, show, delete"),
+    "machineTypes": Verb(
+        "machine_types", "machine_types", "What a job can run on, and what is free", ("machine-types",)
+    ),
+    "server": Verb("server", "server", "start, stop, status of your own server"),
+    "completion": Verb("completion", "completion", "Completion of commands for bash, zsh or fish"),
+    "version": Verb("version", "version", "The version of this program"),
+}
+
+JOB_VERBS: dict[str, Verb] = {
+    "create": Verb("create", "create", "Send a directory away as a job"),
+    "list": Verb("jobs_read", "list_jobs", "Jobs, newest first"),
+    "show": Verb("jobs_read", "show", "One job: where it is, why, and what to do next", ("details",)),
+    "logs": Verb("jobs_follow", "logs", "What a job has printed; --follow to stay with it"),
+    "waitfor": Verb("jobs_follow", "waitfor", "Wait until a job is over, or in a state"),
+    "stop": Verb("jobs_write", "stop", "Ask jobs to end"),
+    "delete": Verb("jobs_write", "delete", "Remove jobs with their logs and artifacts", ("destroy",)),
+    "artifacts": Verb("artifacts", "artifacts", "list, download, delete what a job left in /artifacts"),
+}
+
+
+def resolve(verbs: dict[str, Verb], word: str) -> tuple[str, Verb] | None:
+    """The verb that ``word`` names or is another spelling of."""
+    for name, verb in verbs.items():
+        if word == name or word in verb.aliases:
+            return name, verb
+    return None
+
+
+def overview() -> str:
+    """What ``gradient --help`` prints."""
+    rows = "\n".join(f"  {name:<13} {verb.summary}" for name, verb in VERBS.items())
+    return f"""\
+Usage: gradient COMMAND ...
+
+Send the directory you are in away as a job, watch it, and fetch what it leaves in /artifacts.
+
+{rows}
+
+  gradient run train.py --epochs 10       run it in a copy of this directory
+  gradient run --dry-run train.py         what would be sent, and what stays behind
+  gradient run -d -- make all             leave at once; prints the job's id
+  gradient jobs logs --follow JOB         watch it again, from anywhere
+  gradient jobs artifacts download JOB    fetch what it left
+
+Each command explains itself with --help, and prints JSON with --json. What matches .gitignore or
+.gradientignore is not sent. Completion: eval "$(gradient completion bash)" (or zsh, fish).
+Your own server starts by itself; GRADIENT_URL and GRADIENT_TOKEN name another one.
+"""

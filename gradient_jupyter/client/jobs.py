@@ -1,0 +1,246 @@
+"""Jobs: sending a directory away as one, and holding on to it.
+
+``Job`` is a handle: its properties are what was last heard of the job, its methods ask the server.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from gradient_jupyter.client import logs, projects, upload
+from gradient_jupyter.client.artifacts import Artifacts
+from gradient_jupyter.client.logs import LogLine
+from gradient_jupyter.client.stream import OPEN, OutOfTime, follow
+from gradient_jupyter.client.transport import Transport
+from gradient_jupyter.resources import job as wire
+from gradient_jupyter.resources.errors import InvalidRequest
+from gradient_jupyter.resources.event import Action, Event
+from gradient_jupyter.resources.job import State
+from gradient_jupyter.resources.page import Jobs as Page
+from gradient_jupyter.workspace.preflight import Preflight
+
+_PAGE = 200
+
+
+class Jobs:
+    """All jobs you may see. ``client.jobs``."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def create(
+        self,
+        command: Sequence[str] | str,
+        *,
+        workspace: Path | str | None = ".",
+        project: str | None = None,
+        project_id: str | None = None,
+        name: str | None = None,
+        machine_type: str | None = None,
+        env: Mapping[str, str] | None = None,
+        on_progress: Callable[[upload.Progress], None] | None = None,
+    ) -> Job:
+        """Sends ``workspace`` (None: no files) and asks for ``command`` to be run in a copy of it.
+
+        ``command`` is an argument vector that no shell looks at; a string is split into one as a shell
+        would. Without a project it is the directory's own: ``.ps_project/config.json``, else its name.
+        Returns as soon as the job is accepted.
+        """
+        words = tuple(shlex.split(command) if isinstance(command, str) else map(os.fspath, command))
+        if not words:
+            raise InvalidRequest("A job needs a command.", next='For example: ["python", "train.py"].')
+        if project is not None and project_id is not None:
+            raise InvalidRequest("A job belongs to one project: give its name or its id, not both.")
+        if project is None and project_id is None:
+            project, project_id = projects.of_directory(Path(workspace or "."))
+        if workspace is None:
+            snapshot = upload.send_nothing(self._transport)
+        else:
+            snapshot = upload.send(self._transport, Path(workspace), on_progress)
+        request = wire.CreateJob(
+            command=words,
+            snapshot=snapshot,
+            project=project,
+            project_id=project_id,
+            name=name,
+            machine_type=machine_type,
+            host=host_environment(),
+            env=dict(env or {}),
+        )
+        record = self._transport.request(
+            "POST",
+            "/jobs",
+            wire.Job,
+            body=_checked(request),
+            headers={"Idempotency-Key": secrets.token_urlsafe(24)},
+            repeatable=True,
+        )
+        return Job(self._transport, record)
+
+    def preflight(self, workspace: Path | str = ".") -> Preflight:
+        """What ``create`` would send from ``workspace`` now and what it would leave out. Nothing is sent."""
+        return upload.look(self._transport, Path(workspace))
+
+    def get(self, job_id: str) -> Job:
+        return Job(self._transport, self._transport.request("GET", _path(job_id), wire.Job))
+
+    def list(
+        self, *, project_id: str | None = None, state: State | str | None = None, limit: int | None = None
+    ) -> Iterator[Job]:
+        """Jobs, newest first, read page by page as they are asked for; at most ``limit`` of them."""
+        cursor, left = None, limit
+        while left is None or left > 0:
+            query = {
+                "project_id": project_id,
+                "state": state,
+                "limit": min(_PAGE, left or _PAGE),
+                "cursor": cursor,
+            }
+            page = self._transport.request("GET", "/jobs", Page, query=query)
+            for record in page.items[:left]:
+                yield Job(self._transport, record)
+            if left is not None:
+                left -= len(page.items)
+            if (cursor := page.next) is None:
+                return
+
+
+class Job:
+    """One job. ``record`` is what was last heard of it; ``refresh()`` asks again."""
+
+    def __init__(self, transport: Transport, record: wire.Job) -> None:
+        self._transport = transport
+        self.record = record
+
+    @property
+    def id(self) -> str:
+        return self.record.id
+
+    @property
+    def state(self) -> State:
+        return self.record.state
+
+    @property
+    def final(self) -> bool:
+        return self.record.final
+
+    @property
+    def exit_code(self) -> int | None:
+        return self.record.exit_code
+
+    @property
+    def reason(self) -> wire.Reason | None:
+        """Why it is where it is, and what to do about it."""
+        return self.record.reason
+
+    @property
+    def artifacts(self) -> Artifacts:
+        """What it left, or has left so far, in ``/artifacts``."""
+        return Artifacts(self._transport, self.id)
+
+    def refresh(self) -> Job:
+        return self._heard(self._transport.request("GET", _path(self.id), wire.Job))
+
+    def wait(self, timeout: float | None = None, until: State | str | None = None) -> Job:
+        """Waits until the job is final, or has been in the state ``until``. Returns the job itself.
+
+        Raises TimeoutError after ``timeout`` seconds; the job goes on.
+        """
+        wanted = State(until) if until is not None else None
+        deadline = None if timeout is None else time.monotonic() + timeout
+        try:
+            # Connected first and asked then, so that no change falls between the two.
+            for message in follow(self._transport, "/events", deadline=deadline):
+                if message.event in (OPEN, "reset"):
+                    self.refresh()
+                elif message.event == "change":
+                    change = msgspec.json.decode(message.data, type=Event)
+                    if change.id != self.id:
+                        continue
+                    if change.action is Action.DELETED:
+                        self.refresh()  # raises NotFound
+                    self._heard(msgspec.json.decode(change.resource, type=wire.Job))
+                if self.final or (wanted and self.has_been(wanted)):
+                    return self
+        except OutOfTime:
+            pass
+        raise TimeoutError(f"Job {self.id} is still {self.state} after {timeout:g} s.")
+
+    def has_been(self, state: State) -> bool:
+        return self.state is state or any(moment.state is state for moment in self.record.history)
+
+    def logs(self, follow: bool = False) -> Iterator[LogLine]:
+        """The log so far; with ``follow`` until the job is final, whatever happens to the connection."""
+        return logs.read(self._transport, self.id, follow_it=follow, on_job=self._heard)
+
+    def watch(self, on_change: Callable[[Job], None]) -> Iterator[LogLine]:
+        """As ``logs(follow=True)``; ``on_change`` is called between the lines when the job has changed."""
+
+        def heard(record: wire.Job) -> None:
+            self._heard(record)
+            on_change(self)
+
+        return logs.read(self._transport, self.id, follow_it=True, on_job=heard)
+
+    def stop(self) -> Job:
+        """Asks for its end. It is over when ``wait()`` says so; stopping what is final changes nothing."""
+        return self._heard(
+            self._transport.request("POST", _path(self.id) + "/stop", wire.Job, repeatable=True)
+        )
+
+    def delete(self) -> None:
+        """Asks for its removal with log and artifacts; it is stopped first where it still runs."""
+        self._heard(self._transport.request("DELETE", _path(self.id), wire.Job))
+
+    def _heard(self, record: wire.Job) -> Job:
+        self.record = record
+        return self
+
+    def __repr__(self) -> str:
+        record = self.record
+        ended = "" if record.exit_code is None else f", exit {record.exit_code}"
+        return (
+            f"<Job {record.id} {record.name!r} #{record.number} of {record.project!r}: {record.state}{ended}>"
+        )
+
+
+def host_environment() -> wire.HostEnvironment | None:
+    """This process's Python and search path, for engines that run where it lives."""
+    if not sys.executable.startswith("/"):
+        return None
+    path = dict.fromkeys(os.environ.get("PATH", "").split(os.pathsep))
+    usable = tuple(
+        entry for entry in path if entry.startswith("/") and len(entry) <= 4096 and _encodable(entry)
+    )
+    return wire.HostEnvironment(python=sys.executable, path=usable)
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _checked(request: wire.CreateJob) -> wire.CreateJob:
+    """The request, if its words can be said in UTF-8: the wire and every engine need that."""
+    said = (*request.command, *request.env, *request.env.values(), request.name or "", request.project or "")
+    for word in said:
+        if not _encodable(word):
+            raise InvalidRequest(f"{word!a} cannot be sent: it is not UTF-8.")
+    return request
+
+
+def _path(job_id: str) -> str:
+    from urllib.parse import quote
+
+    return f"/jobs/{quote(job_id, safe='')}"

@@ -1,0 +1,150 @@
+"""The supervisor's side of a task's log: writes it, syncs it, tells the engine, and outlives a full disk.
+
+Standard library only: part of the supervisor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+import threading
+import time
+from typing import Protocol
+
+STDOUT, STDERR, PLATFORM = 1, 2, 3
+
+SYNC_AFTER_S = 0.5
+"""From a write to its ``fdatasync``. The promise (P7) is one second; the sync itself takes time too."""
+HINT_EVERY_S = 0.005
+RETRY_EVERY_S = 1.0
+
+
+class Log(Protocol):
+    """What is needed of ``framedlog.Writer``."""
+
+    def append(self, stream: int, data: bytes, time_us: int) -> int: ...
+    def sync(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class Hints:
+    """Datagrams to the engine: ``<kind> <key>``. Nobody may be listening, and nothing waits for them."""
+
+    def __init__(self, directory: str, name: str, key: str) -> None:
+        self._key = key.encode()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+        # A socket's address has room for 108 bytes; a path through an open directory is short.
+        self._directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        if sys.platform.startswith("linux"):
+            self._address = f"/proc/self/fd/{self._directory}/{name}"
+        else:
+            self._address = os.path.join(directory, name)
+        self._last = 0.0
+        self.waiting = False
+
+    def log(self) -> None:
+        """At once when the last one is a while ago, else with the next ``flush``."""
+        now = time.monotonic()
+        if now - self._last >= HINT_EVERY_S:
+            self._last = now
+            self.waiting = False
+            self._send(b"log")
+        else:
+            self.waiting = True
+
+    def flush(self) -> None:
+        if self.waiting:
+            self.log()
+
+    def state(self) -> None:
+        self._send(b"state")
+
+    def _send(self, kind: bytes) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.sendto(kind + b" " + self._key, self._address)
+
+
+class Journal:
+    """Appends to a log. Never raises for what a disk may do: what was not written is counted and said."""
+
+    def __init__(self, log: Log, hints: Hints) -> None:
+        self._log = log
+        self._hints = hints
+        self.lost = 0
+        """Bytes that are not in the log."""
+        self._unsaid = 0
+        self._retry_at = 0.0
+        self._unsynced = False
+        self._dirty = threading.Event()
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start_syncing(self) -> None:
+        """In a thread of its own: a slow disk must not keep us from emptying the pipes."""
+        self._thread = threading.Thread(target=self._sync_loop, daemon=True)
+        self._thread.start()
+
+    def say(self, text: str) -> None:
+        """A line of the platform's own."""
+        self.append(PLATFORM, f"gradient: {text}\n".encode(errors="replace"))
+
+    def append(self, stream: int, data: bytes) -> None:
+        if self._unsaid:
+            if time.monotonic() < self._retry_at or not self._write(PLATFORM, self._gap()):
+                self._lose(len(data))
+                return
+            self._unsaid = 0
+        if not self._write(stream, data):
+            self._lose(len(data))
+
+    def _gap(self) -> bytes:
+        lost = f"gradient: {self._unsaid} bytes of output are missing here: no space was left.\n"
+        return lost.encode()
+
+    def _lose(self, count: int) -> None:
+        if time.monotonic() >= self._retry_at:
+            self._retry_at = time.monotonic() + RETRY_EVERY_S
+        self.lost += count
+        self._unsaid += count
+
+    def _write(self, stream: int, data: bytes) -> bool:
+        try:
+            self._log.append(stream, data, time.time_ns() // 1000)
+        except OSError:
+            return False
+        self._unsynced = True
+        if not self._dirty.is_set():
+            self._dirty.set()
+        self._hints.log()
+        return True
+
+    def _sync_loop(self) -> None:
+        while True:
+            self._dirty.wait()
+            if self._closing.wait(SYNC_AFTER_S):
+                return
+            self._dirty.clear()
+            with contextlib.suppress(OSError):
+                self._log.sync()
+
+    def close(self) -> str:
+        """Everything on disk. Returns what is to be said about it, if anything."""
+        if self._unsaid and self._write(PLATFORM, self._gap()):
+            self._unsaid = 0
+        self._closing.set()
+        self._dirty.set()
+        if self._thread:
+            self._thread.join()
+        trouble = ""
+        try:
+            self._log.sync()
+        except OSError as error:
+            trouble = f"The end of its log may not survive a power loss ({error.strerror})."
+        self._log.close()
+        self._hints.flush()
+        if self.lost:
+            trouble = f"{self.lost} bytes of its output are not in the log: no space was left."
+        return trouble
