@@ -101,24 +101,20 @@ class Writer:
             raise
 
     def _open(self) -> None:
-        if os.fstat(self._fd).st_size < _HEADER.size:
-            self.epoch = 0
+        with Reader(self._path) as reader:
+            if reader.damage is not None:
+                raise reader.damage
+            self.epoch = reader.epoch
+            self._offset, self._position = reader._end
+            marks = reader._known_marks()[1:]
+        if not self.epoch:  # new, or its header never reached the disk
             while not self.epoch:
                 self.epoch = int.from_bytes(os.urandom(4), "little")
             os.ftruncate(self._fd, 0)
             os.ftruncate(self._index, 0)
             _write_whole(self._fd, _HEADER.pack(MAGIC, self.epoch), 0)
-            self._offset, self._position = 0, _HEADER.size
-            marks: list[tuple[int, int]] = []
-        else:
-            with Reader(self._path) as reader:
-                if reader.damage is not None:
-                    raise reader.damage
-                self.epoch = reader.epoch
-                self._offset, self._position = reader._end
-                marks = reader._known_marks()[1:]
-            os.ftruncate(self._fd, self._position)
-            os.ftruncate(self._index, 0)
+        os.ftruncate(self._fd, self._position)
+        os.ftruncate(self._index, 0)
         self._marked = marks[-1][0] if marks else 0
         self._index_size = 0
         for offset, position in marks:
@@ -297,15 +293,12 @@ class Reader:
                 return False
         if not self.epoch:
             head = os.pread(self._fd, _HEADER.size, 0)
-            if not (MAGIC.startswith(head) if len(head) < len(MAGIC) else head.startswith(MAGIC)):
-                if any(head):
-                    raise DamagedLog(self._path, 0, "it does not begin as a log does")
-                return False  # zeros: a file system may leave these after a power loss
-            if len(head) < _HEADER.size:
-                return False
-            (_, self.epoch) = _HEADER.unpack(head)
-            if not self.epoch:
-                raise DamagedLog(self._path, len(MAGIC), "its epoch is 0")
+            if len(head) == _HEADER.size and head.startswith(MAGIC) and any(head[len(MAGIC) :]):
+                self.epoch = _HEADER.unpack(head)[1]
+            elif MAGIC.startswith(head.rstrip(b"\0")[: len(MAGIC)]) and self._torn(0, len(head)):
+                return False  # a header that never was whole; zeros are what a power loss may leave of it
+            else:
+                raise DamagedLog(self._path, 0, "it does not begin as a log does")
         return True
 
     def _nearest(self, offset: int) -> tuple[int, int]:

@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 import msgspec
 import traitlets
@@ -41,6 +41,8 @@ from gradient_jupyter.workspace.blobs import BlobStore
 
 log = logging.getLogger("gradient_jupyter.server")
 
+Isolation = Literal["auto", "bubblewrap", "none"]
+
 #: Exit codes that whoever starts the server may test.
 TAKEN, REFUSED = 3, 4
 
@@ -62,7 +64,7 @@ class GradientServer(Application):
         300.0, min=0, help="Ends this long after the last job, request and stream; 0: never."
     ).tag(config=True)
     isolation = traitlets.Enum(
-        ["auto", "bubblewrap", "none"], "auto",
+        list(get_args(Isolation)), "auto",
         help="How the local engine makes a job's world. auto: by bubblewrap where this system allows it.",
     ).tag(config=True)  # fmt: skip
     machine_types = traitlets.Dict(
@@ -170,7 +172,7 @@ class Solo:
         plane = Plane(
             layout, self._install, program.settings(), blobs,
             lambda plane: LocalEngine(
-                layout.engines / "local", plane.unpack, install=self._install, isolation=program.isolation
+                layout.engines / "local", plane.unpack, install=self._install, isolation=cast("Isolation", program.isolation)
             ),
         )  # fmt: skip
         await plane.start()

@@ -516,7 +516,7 @@ while True: signal.pause()
 
     async def scenario(engine: Engine) -> None:
         # Also below a shell that dies of TERM at once: its child still has the whole grace time.
-        for command, exit_code in ((("python", "main.py"), 9), (("sh", "-c", "python main.py; true"), 143)):
+        for command, exit_code in ((("python", "main.py"), 9), (("sh", "-c", "python3 main.py; true"), 143)):
             task = bench.task(*command, files={"main.py": program})
             await engine.ensure(task)
             async for chunk in engine.logs(task.key):

@@ -178,7 +178,7 @@ def test_a_walk_of_a_bottomless_directory_ends_and_it_can_be_removed(tmp_path: P
         skipped: list[str] = []
         assert len(list(walk_inside(fd, skipped.append))) == 100
         os.close(fd)
-        assert len(skipped) == 2 and "deep" in skipped[-1]
+        assert len(skipped) == 1 and "directories deep" in skipped[0]
         remove_tree(tmp_path / "deep")
         assert os.listdir(tmp_path) == []
     finally:  # pytest's own clean-up is not up to it

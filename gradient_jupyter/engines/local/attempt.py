@@ -234,9 +234,21 @@ class Attempt:
         delete_tree(trash)
 
     def kill_leftovers(self) -> None:
-        """Every process that bears this task's mark, until none is left."""
+        """Every process that bears this task's mark, until none is left.
+
+        One that is just being made or ended may bear no mark for a moment. Where a supervisor was killed in
+        the middle, "none" is therefore believed when it is seen twice.
+        """
         until = time.monotonic() + _KILL_S
-        while found := process.marked(MARKER, self.key):
+        orphaned = not private.exists(self._dir, private.EXIT)
+        while True:
+            found = process.marked(MARKER, self.key)
+            if not found:
+                if not orphaned:
+                    return
+                orphaned = False
+                time.sleep(0.02)
+                continue
             if time.monotonic() > until:
                 pids = ", ".join(str(who.pid) for who in found)
                 raise Unreachable(f"Processes of {self.key} cannot be killed yet: {pids}.")

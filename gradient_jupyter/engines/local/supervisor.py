@@ -105,6 +105,7 @@ class Run:
         status_r, status_w = _pipe() if world.prefix else (-1, -1)
         self.started_us = started_us
         self._started_at = time.monotonic()
+        self._myself = os.getpid()
         self._main = os.fork()
         if not self._main:
             self._become(program, argv, (out_w, err_w, status_w), failed_w)
@@ -128,7 +129,7 @@ class Run:
         """In the child: from here on nothing but system calls and ``exec``."""
         try:
             os.setsid()
-            process.die_with_parent()
+            process.die_with(self._myself)
             for signum in range(1, signal.NSIG):
                 with contextlib.suppress(OSError, ValueError):
                     signal.signal(signum, signal.SIG_DFL)

@@ -39,7 +39,9 @@ def upgrade() -> None:
     )
     op.create_table(
         "members",
-        sa.Column("project_id", sa.String, sa.ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True),
+        sa.Column(
+            "project_id", sa.String, sa.ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True
+        ),
         sa.Column("principal", sa.String, primary_key=True),
         sa.Column("role", sa.String, nullable=False),
     )
