@@ -137,6 +137,17 @@ class SoloServer:
                     event, identity = "", ""
         answer.release_conn()
 
+    def printed(self, job_id: object, text: str) -> str:
+        """Follows the job's log until it printed ``text``. Returns the position after it."""
+        seen = ""
+        for event, identity, data in self.events(f"/jobs/{job_id}/logs?follow=true"):
+            if event == "log":
+                seen += data["text"]  # type: ignore[index]
+                if seen.endswith(text):
+                    return identity
+            assert event != "end", f"it ended without printing {text!r}: {seen}"
+        raise AssertionError("the stream ended without `end`")
+
     def finished(self, job_id: object) -> dict[str, object]:
         """The job once it is final, by following its log to the explicit end."""
         for event, _, data in self.events(f"/jobs/{job_id}/logs?follow=true"):

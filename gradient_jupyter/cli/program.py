@@ -75,6 +75,10 @@ def run(words: Sequence[str]) -> int:
     _be_lenient()
     meta: dict[str, Any] = {}
     try:
+        if (instruction := os.environ.get("_GRADIENT_COMPLETE")) is not None:
+            from click.shell_completion import shell_complete
+
+            return shell_complete(gradient, {}, "gradient", "_GRADIENT_COMPLETE", instruction)
         code = _dispatch(list(words), meta)
         sys.stdout.flush()
         return code

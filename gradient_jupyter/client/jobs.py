@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import secrets
 import shlex
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,13 +17,16 @@ import msgspec
 from gradient_jupyter.client import logs, projects, upload
 from gradient_jupyter.client.artifacts import Artifacts
 from gradient_jupyter.client.logs import LogLine
+from gradient_jupyter.client.machine_types import MachineTypes
 from gradient_jupyter.client.stream import OPEN, OutOfTime, follow
+from gradient_jupyter.client.submission import check_request, host_environment
 from gradient_jupyter.client.transport import Transport
 from gradient_jupyter.resources import job as wire
 from gradient_jupyter.resources.errors import InvalidRequest
 from gradient_jupyter.resources.event import Action, Event
 from gradient_jupyter.resources.job import State
 from gradient_jupyter.resources.page import Jobs as Page
+from gradient_jupyter.resources.snapshot import EMPTY_TREE
 from gradient_jupyter.workspace.preflight import Preflight
 
 _PAGE = 200
@@ -59,15 +61,12 @@ class Jobs:
             raise InvalidRequest("A job needs a command.", next='For example: ["python", "train.py"].')
         if project is not None and project_id is not None:
             raise InvalidRequest("A job belongs to one project: give its name or its id, not both.")
+        scanned = None if workspace is None else upload.read(Path(workspace), on_progress)
         if project is None and project_id is None:
             project, project_id = projects.of_directory(Path(workspace or "."))
-        if workspace is None:
-            snapshot = upload.send_nothing(self._transport)
-        else:
-            snapshot = upload.send(self._transport, Path(workspace), on_progress)
         request = wire.CreateJob(
             command=words,
-            snapshot=snapshot,
+            snapshot=EMPTY_TREE if scanned is None else scanned.manifest.digest(),
             project=project,
             project_id=project_id,
             name=name,
@@ -75,11 +74,16 @@ class Jobs:
             host=host_environment(),
             env=dict(env or {}),
         )
+        self._check(request)
+        if scanned is None:
+            upload.send_nothing(self._transport)
+        else:
+            upload.send(self._transport, scanned, on_progress)
         record = self._transport.request(
             "POST",
             "/jobs",
             wire.Job,
-            body=_checked(request),
+            body=request,
             headers={"Idempotency-Key": secrets.token_urlsafe(24)},
             repeatable=True,
         )
@@ -111,6 +115,20 @@ class Jobs:
                 left -= len(page.items)
             if (cursor := page.next) is None:
                 return
+
+    def _check(self, request: wire.CreateJob) -> None:
+        """What would be refused in the end is refused now, before a large directory has been sent."""
+        check_request(request)
+        if request.project_id is not None:
+            projects.Projects(self._transport).get(request.project_id)
+        if request.machine_type is not None:
+            known = MachineTypes(self._transport).list()
+            if all(one.name != request.machine_type for one in known):
+                raise InvalidRequest(
+                    f"There is no machine type {request.machine_type!r}. Nothing was sent.",
+                    next="There is: " + ", ".join(one.name for one in known) + ".",
+                    code="unknown-machine-type",
+                )
 
 
 class Job:
@@ -152,7 +170,7 @@ class Job:
     def wait(self, timeout: float | None = None, until: State | str | None = None) -> Job:
         """Waits until the job is final, or has been in the state ``until``. Returns the job itself.
 
-        Raises TimeoutError after ``timeout`` seconds; the job goes on.
+        Raises TimeoutError after ``timeout`` seconds (the job goes on), and NotFound once it is deleted.
         """
         wanted = State(until) if until is not None else None
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -168,7 +186,8 @@ class Job:
                     if change.action is Action.DELETED:
                         self.refresh()  # raises NotFound
                     self._heard(msgspec.json.decode(change.resource, type=wire.Job))
-                if self.final or (wanted and self.has_been(wanted)):
+                leaving = self.record.target is wire.Target.DELETED
+                if (self.final and not leaving) or (wanted and self.has_been(wanted)):
                     return self
         except OutOfTime:
             pass
@@ -210,34 +229,6 @@ class Job:
         return (
             f"<Job {record.id} {record.name!r} #{record.number} of {record.project!r}: {record.state}{ended}>"
         )
-
-
-def host_environment() -> wire.HostEnvironment | None:
-    """This process's Python and search path, for engines that run where it lives."""
-    if not sys.executable.startswith("/"):
-        return None
-    path = dict.fromkeys(os.environ.get("PATH", "").split(os.pathsep))
-    usable = tuple(
-        entry for entry in path if entry.startswith("/") and len(entry) <= 4096 and _encodable(entry)
-    )
-    return wire.HostEnvironment(python=sys.executable, path=usable)
-
-
-def _encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _checked(request: wire.CreateJob) -> wire.CreateJob:
-    """The request, if its words can be said in UTF-8: the wire and every engine need that."""
-    said = (*request.command, *request.env, *request.env.values(), request.name or "", request.project or "")
-    for word in said:
-        if not _encodable(word):
-            raise InvalidRequest(f"{word!a} cannot be sent: it is not UTF-8.")
-    return request
 
 
 def _path(job_id: str) -> str:

@@ -45,12 +45,17 @@ class Parser:
         if self._skip_newline and size:
             self._skip_newline = False
             start = 1 if chunk[0] == 0x0A else 0
+        newline = carriage = -1
         while start < size:
-            ends = [at for at in (chunk.find(b"\n", start), chunk.find(b"\r", start)) if at >= 0]
-            if not ends:
+            # Each is searched for again only once it has been passed: a chunk is read through once.
+            if newline < start:
+                newline = _position(chunk, b"\n", start)
+            if carriage < start:
+                carriage = _position(chunk, b"\r", start)
+            end = min(newline, carriage)
+            if end == size:
                 self._rest.append(chunk[start:])
                 return
-            end = min(ends)
             line = b"".join((*self._rest, chunk[start:end]))
             self._rest.clear()
             start = end + 1
@@ -81,3 +86,9 @@ class Parser:
         event, data = self._event or "message", self._data
         self._event, self._data = "", []
         return Message(event, "\n".join(data), self._id) if data else None
+
+
+def _position(chunk: bytes, of: bytes, start: int) -> int:
+    """Where it stands next, or the chunk's end."""
+    at = chunk.find(of, start)
+    return len(chunk) if at < 0 else at

@@ -42,10 +42,17 @@ class _Stored(msgspec.Struct, frozen=True):
     stored: int
 
 
-def send(transport: Transport, workspace: Path, on_progress: OnProgress | None = None) -> str:
-    """Makes the server hold what ``workspace`` holds now. Returns the snapshot's id."""
+def read(workspace: Path, on_progress: OnProgress | None = None) -> Scan:
+    """What ``workspace`` holds now."""
     report = on_progress or (lambda progress: None)
-    scanned = _scan(workspace, report)
+    return scan(
+        workspace, cache=StatCache(), progress=lambda done, total: report(Progress("reading", done, total))
+    )
+
+
+def send(transport: Transport, scanned: Scan, on_progress: OnProgress | None = None) -> str:
+    """Makes the server hold what was read. Returns the snapshot's id."""
+    report = on_progress or (lambda progress: None)
     sent_files = sent_bytes = failures = 0
     while True:
         lacking = missing(transport, scanned.manifest)
@@ -84,7 +91,7 @@ def send_nothing(transport: Transport) -> str:
 
 def look(transport: Transport, workspace: Path, on_progress: OnProgress | None = None) -> Preflight:
     """What ``send`` would do: nothing is sent but the names and digests."""
-    scanned = _scan(workspace, on_progress or (lambda progress: None))
+    scanned = read(workspace, on_progress)
     return preflight(scanned, missing(transport, scanned.manifest))
 
 
@@ -96,9 +103,3 @@ def missing(transport: Transport, manifest: Manifest) -> frozenset[str]:
 
 def _store(transport: Transport, manifest: Manifest) -> str:
     return transport.request("POST", "/snapshots", Snapshot, body=manifest, repeatable=True).id
-
-
-def _scan(workspace: Path, report: OnProgress) -> Scan:
-    return scan(
-        workspace, cache=StatCache(), progress=lambda done, total: report(Progress("reading", done, total))
-    )

@@ -10,6 +10,7 @@ import asyncio
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import msgspec
@@ -20,7 +21,6 @@ from gradient_jupyter.control.machines import Size
 from gradient_jupyter.control.reconcile import Reconciler
 from gradient_jupyter.engines.base import Engine
 from gradient_jupyter.resources.errors import NoSpace
-from gradient_jupyter.resources.job import Job
 from gradient_jupyter.resources.snapshot import Manifest
 from gradient_jupyter.store.database import Database
 from gradient_jupyter.workspace.blobs import BlobStore
@@ -82,11 +82,8 @@ class Plane:
         """Runs blocking file work on the bounded pool."""
         return await asyncio.get_running_loop().run_in_executor(self._files, lambda: work(*args, **kwargs))
 
-    def unpack(self, snapshot: str, target: object) -> None:
+    def unpack(self, snapshot: str, target: Path) -> None:
         """``engines.base.Materialise``: unpacks a stored snapshot into a directory. Blocks."""
-        from pathlib import Path
-
-        assert isinstance(target, Path)
         with self.blobs.open(snapshot) as file:
             manifest = decode_manifest(file.read())
         materialise(manifest, self.blobs, target)
@@ -119,6 +116,3 @@ def job_name(command: tuple[str, ...]) -> str:
 
 def _shown(name: str) -> str:
     return "".join(letter for letter in name if letter.isprintable()).strip()[:80]
-
-
-__all__ = ["Job", "Plane", "Settings", "decode_manifest", "job_name"]

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
@@ -208,9 +209,16 @@ class Reconciler:
                 return
             values = {"started_us": end.started_us} if end.started_us is not None else {}
             rows.change(
-                connection, fresh, state=end.state, phase=Phase.DONE, reason=end.reason,
-                exit_code=end.exit_code, ended_us=end.ended_us or now_us(), warnings=(*fresh.warnings, *warnings), **values,
-            )  # fmt: skip
+                connection,
+                fresh,
+                state=end.state,
+                phase=Phase.DONE,
+                reason=end.reason,
+                exit_code=end.exit_code,
+                ended_us=end.ended_us or now_us(),
+                warnings=(*fresh.warnings, *warnings),
+                **values,
+            )
             rows.add_artifacts(connection, job.id, collected)
             if job.attempt:
                 rows.end_attempt(connection, job.id, job.attempt, end.exit_code)
@@ -307,9 +315,6 @@ class Reconciler:
                 self._plane.changes.log_grew(job_id)
 
 
-def _make_directories(*paths: object) -> None:
-    from pathlib import Path
-
+def _make_directories(*paths: Path) -> None:
     for path in paths:
-        assert isinstance(path, Path)
         path.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -106,6 +106,7 @@ class GradientServer(Application):
         logging.basicConfig(
             level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
         )
+        logging.getLogger("alembic").setLevel(logging.WARNING)
 
     def start(self) -> None:
         layout = Layout(Path(self.data).expanduser().absolute() if self.data else data_root())
@@ -168,13 +169,7 @@ class Solo:
         sockets = bind_sockets(program.port, "127.0.0.1", socket.AF_INET)
         port = sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
-        blobs = BlobStore(layout.blobs)
-        plane = Plane(
-            layout, self._install, program.settings(), blobs,
-            lambda plane: LocalEngine(
-                layout.engines / "local", plane.unpack, install=self._install, isolation=cast("Isolation", program.isolation)
-            ),
-        )  # fmt: skip
+        plane = Plane(layout, self._install, program.settings(), BlobStore(layout.blobs), self._local_engine)
         await plane.start()
         runtime_path = runtime_file(layout.root)
         runtime = Runtime(
@@ -208,6 +203,14 @@ class Solo:
                 await server.close_all_connections()
             await plane.close()
             log.info("stopped; jobs that run go on")
+
+    def _local_engine(self, plane: Plane) -> LocalEngine:
+        return LocalEngine(
+            self._layout.engines / "local",
+            plane.unpack,
+            install=self._install,
+            isolation=cast("Isolation", self._program.isolation),
+        )
 
     async def _until_done(self, plane: Plane, server: HTTPServer) -> None:
         """Until asked to stop, or until nobody has needed us for ``idle_s``."""

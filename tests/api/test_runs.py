@@ -90,11 +90,10 @@ def test_stopping_ends_the_whole_tree_and_says_cancelled(solo):
     job = solo.job(
         PYTHON, "-c", "import subprocess; print('up', flush=True); subprocess.run(['sleep', '600'])"
     )
-    for event, _, data in solo.events(f"/jobs/{job['id']}/logs?follow=true"):
-        if event == "log" and data["text"] == "up\n":
-            assert solo.request("POST", f"/jobs/{job['id']}/stop").status == 202
-        if event == "end":
-            assert (data["job"]["state"], data["job"]["reason"]["code"]) == ("Cancelled", "cancelled")
+    solo.printed(job["id"], "up\n")
+    assert solo.request("POST", f"/jobs/{job['id']}/stop").status == 202
+    final = solo.finished(job["id"])
+    assert (final["state"], final["reason"]["code"]) == ("Cancelled", "cancelled")
     again = solo.request("POST", f"/jobs/{job['id']}/stop")
     assert again.status == 202 and again.json()["state"] == "Cancelled"
 
@@ -182,7 +181,8 @@ def test_an_artifact_is_read_whole_or_in_ranges_and_never_as_a_page(solo, left):
     "name",
     [
         "link", "fifo", "nope", "..", "../log", "%2e%2e/log", "..%2flog", "%252e%252e%252flog", "sub%20dir",
-        "/etc/passwd", "%2fetc%2fpasswd", "sub%20dir/../../log", "a;/../log", "big.bin/x", "big.bin%00", "%ff.txt",
+        "/etc/passwd", "%2fetc%2fpasswd", "sub%20dir/../../log", "a;/../log", "big.bin/x", "big.bin%00",
+        "%ff.txt",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
@@ -218,17 +218,15 @@ def test_an_artifact_can_be_deleted_once_the_job_is_final(solo):
 
 
 def test_artifacts_are_visible_while_the_job_runs_and_safe_from_deletion(solo):
-    script = "import os, time; open(os.environ['GRADIENT_ARTIFACTS_DIR'] + '/early', 'w').write('123'); print('up', flush=True); time.sleep(600)"
-    job = solo.job(PYTHON, "-c", script)
-    for event, _, data in solo.events(f"/jobs/{job['id']}/logs?follow=true"):
-        if event == "log" and data["text"] == "up\n":
-            page = solo.request("GET", f"/jobs/{job['id']}/artifacts").json()
-            assert page == {
-                "items": [{**page["items"][0], "path": "early", "size": 3, "digest": ""}], "final": False, "next": None,
-            }  # fmt: skip
-            assert solo.request("GET", f"/jobs/{job['id']}/artifacts/early").data == b"123"
-            assert solo.request("DELETE", f"/jobs/{job['id']}/artifacts/early").status == 409
-            solo.request("POST", f"/jobs/{job['id']}/stop")
+    job = solo.job("sh", "-c", 'printf 123 > "$GRADIENT_ARTIFACTS_DIR/early"; echo up; exec sleep 600')
+    solo.printed(job["id"], "up\n")
+    page = solo.request("GET", f"/jobs/{job['id']}/artifacts").json()
+    (item,) = page["items"]
+    assert (item["path"], item["size"], item["digest"], page["final"]) == ("early", 3, "", False)
+    assert solo.request("GET", f"/jobs/{job['id']}/artifacts/early").data == b"123"
+    assert solo.request("DELETE", f"/jobs/{job['id']}/artifacts/early").status == 409
+    solo.request("POST", f"/jobs/{job['id']}/stop")
+    solo.finished(job["id"])
     assert solo.request("GET", f"/jobs/{job['id']}/artifacts").json()["final"] is True
 
 

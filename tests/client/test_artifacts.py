@@ -120,4 +120,4 @@ def test_while_it_runs_they_can_be_read_but_not_deleted(client: Client, tmp_path
     assert under(tmp_path) == ALL
     with pytest.raises(Conflict):
         job.artifacts.delete("empty")
-    job.stop()
+    job.stop().wait(60)

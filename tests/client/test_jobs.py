@@ -17,7 +17,8 @@ import os, pathlib, time
 for n in range(500): print(n, flush=n % 7 == 0)
 print("half", flush=True)
 go = pathlib.Path(os.environ["GRADIENT_STORAGE_DIR"], "go")
-while not go.exists(): time.sleep(0.02)
+patience = time.monotonic() + 60
+while not go.exists() and time.monotonic() < patience: time.sleep(0.02)
 for n in range(500, 1000): print(n, flush=n % 7 == 0)
 """
 WAIT_FOR_EVER = "import time\nprint('up', flush=True)\nwhile True: time.sleep(60)"
@@ -46,7 +47,8 @@ def test_a_directory_goes_away_runs_and_comes_back(client: Client, workspace: Pa
     assert job.record.project == "leaf-health"
     assert job.record.host is not None
     assert job.record.host.python == sys.executable
-    assert repr(job) == f"<Job {job.id} 'train' #1 of 'leaf-health': Stopped, exit 0>"
+    number = job.record.number
+    assert repr(job) == f"<Job {job.id} 'train' #{number} of 'leaf-health': Stopped, exit 0>"
     (only,) = job.artifacts.list()
     assert only.path == "plots/loss.txt"
     (here,) = job.artifacts.download(tmp_path / "results")
@@ -65,11 +67,15 @@ def test_what_the_server_has_is_not_sent_again(client: Client, workspace: Path) 
 def test_many_and_large_files_arrive(client: Client, workspace: Path) -> None:
     large = bytes(range(256)) * 100_000  # more than one pack holds
     (workspace / "large.bin").write_bytes(large)
+    (workspace / "train.py").write_text("only this test has this file")
     (workspace / "empty").touch()
     for number in range(300):
         (workspace / f"small-{number}").write_text(str(number))
     told: list[Progress] = []
-    check = "import pathlib, sys; sys.exit(len(list(pathlib.Path().iterdir())) != 303 or pathlib.Path('large.bin').read_bytes() != bytes(range(256)) * 100_000)"
+    check = (
+        "import pathlib, sys; sys.exit(len(list(pathlib.Path().iterdir())) != 303 "
+        "or pathlib.Path('large.bin').read_bytes() != bytes(range(256)) * 100_000)"
+    )
     job = client.jobs.create(["python", "-c", check], workspace=workspace, on_progress=told.append)
     assert job.wait(60).state is State.STOPPED
     assert told[-1].files == 303
@@ -175,7 +181,7 @@ def test_a_log_that_is_followed_survives_the_servers_death(alone: SoloServer) ->
             text += line.text if line.stream == "stdout" else ""
             if text.endswith("half\n") and alone.process is not None:
                 alone.kill()
-                (storage,) = (alone.data / "storage").iterdir()
+                (storage,) = (alone.data / "storage" / "user").iterdir()
                 (storage / "go").touch()
         assert text == "".join(f"{n}\n" for n in range(500)) + "half\n" + "".join(
             f"{n}\n" for n in range(500, 1000)
@@ -189,7 +195,7 @@ def test_waiting_survives_the_servers_death(alone: SoloServer) -> None:
         job = client.jobs.create(["python", "-c", COUNT_AND_WAIT], workspace=None, project="tests")
         job.wait(60, until="Running")
         alone.kill()
-        (storage,) = (alone.data / "storage").iterdir()
+        (storage,) = (alone.data / "storage" / "user").iterdir()
         (storage / "go").touch()
         assert job.wait(60).state is State.STOPPED
 

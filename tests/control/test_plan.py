@@ -16,7 +16,8 @@ def job(state=State.RUNNING, phase=None, target=Target.RUN) -> Job:
     return Job(
         id="j1", name="n", project_id="pr1", project="p", owner="user:u1", created_by="u1", number=1,
         command=("python", "x.py"), snapshot="a" * 64, machine_type="local", state=state,
-        phase=phase or PHASES[state][0], target=target, created_us=1, attempt=0 if state is State.PENDING else 1,
+        phase=phase or PHASES[state][0], target=target, created_us=1,
+        attempt=0 if state is State.PENDING else 1,
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from gradient_jupyter.engines.base import Observation, Phase, Resources, Task, Unreachable
-from gradient_jupyter.engines.local import LocalEngine, process, world
+from gradient_jupyter.engines.local import LocalEngine, attempt, process, world
 
 SETS = {
     "fsync": "fsync,fdatasync",
@@ -41,13 +41,14 @@ def test_a_supervisor_killed_at_any_call_starts_at_most_once_and_leaves_nothing(
     need("strace")
     if isolation == "bubblewrap":
         need("bwrap")
+    monkeypatch.setattr(attempt, "_READY_S", 2.0)  # strace may live on, and holds what we wait for
     interpreter = sys.executable
     for n in range(1, LAST[calls] + 1):
         root = tmp_path / str(n)
         root.mkdir()
         traced = root / "python"
         traced.write_text(
-            f"#!/bin/sh\nexec strace -f -qq -o /dev/null -e trace={SETS[calls]} "
+            f"#!/bin/sh\nexec strace -DD -f -qq -o /dev/null -e trace={SETS[calls]} "
             f'-e inject={SETS[calls]}:signal=SIGKILL:when={n} {interpreter} "$@"\n'
         )
         traced.chmod(0o755)

@@ -97,7 +97,7 @@ def test_a_reader_sees_what_was_acknowledged_and_cannot_write(path):
     async def work(database):
         await database.write(insert("seen", "yes"))
         seen = await database.read(read_facts)
-        with pytest.raises(Exception, match="readonly|query_only"):
+        with pytest.raises(Exception, match=r"readonly|query_only"):
             await database.read(insert("from a reader", "no"))
         return seen, await database.read(read_facts)
 

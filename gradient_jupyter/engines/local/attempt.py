@@ -147,12 +147,12 @@ class Attempt:
                 job = {"key": self.key, "log": str(log), "ready": tell, **msgspec.to_builtins(world)}
             finally:
                 os.close(tell)
-            with child:  # the child itself forks at once and ends; closing waits for that only
-                assert child.stdin
-                with contextlib.suppress(BrokenPipeError):
-                    child.stdin.write(json.dumps(job).encode())
-                    child.stdin.close()
+            assert child.stdin
+            with contextlib.suppress(BrokenPipeError), child.stdin:
+                child.stdin.write(json.dumps(job).encode())
             _wait_readable(ready, _READY_S)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(_READY_S)  # not the supervisor: what we started forks at once and ends
         finally:
             os.close(ready)
         seen = self.look()

@@ -1,0 +1,72 @@
+"""What a job is asked to be, made and checked on this side, where the person still is."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import msgspec
+
+from gradient_jupyter.resources.errors import InvalidRequest
+from gradient_jupyter.resources.job import CreateJob, HostEnvironment
+
+_LONGEST_PATH = 4096
+#: Fields that a person fills in, by what they are called when one of them does not fit.
+_SAID = {
+    "command": "an argument of the command",
+    "project": "the project's name",
+    "project_id": "the project's id",
+    "name": "the job's name",
+    "machine_type": "the machine type",
+    "env": "a variable of the environment",
+}
+
+
+def host_environment() -> HostEnvironment | None:
+    """This process's Python and search path, for engines that run where it lives."""
+    if not sys.executable.startswith("/"):
+        return None
+    entries = dict.fromkeys(os.environ.get("PATH", "").split(os.pathsep))
+    usable = (one for one in entries if one.startswith("/") and len(one) <= _LONGEST_PATH and _utf8(one))
+    return HostEnvironment(python=sys.executable, path=tuple(usable))
+
+
+def check_request(request: CreateJob) -> None:
+    """Raises InvalidRequest, in a person's words, where ``request`` breaks the rules of its type."""
+    for field, said in _SAID.items():
+        value = getattr(request, field)
+        words = (*value, *value.values()) if isinstance(value, dict) else value
+        for word in words if isinstance(words, tuple) else (words,):
+            if word is not None and not _utf8(word):
+                raise InvalidRequest(f"{word!a} cannot be {said}: it is not UTF-8.")
+    try:
+        msgspec.convert(msgspec.to_builtins(request), CreateJob)
+    except msgspec.ValidationError as error:
+        why, _, where = str(error).partition(" - at `$.")
+        field = where.rstrip("`").partition(".")[0].partition("[")[0]
+        raise InvalidRequest(
+            f"This cannot be {_SAID.get(field, field)}: {_shown(request, field)}.",
+            next=_NEXT.get(field, why + "."),
+        ) from error
+
+
+_NEXT = {
+    "project": "A name is one line of 1 to 200 characters.",
+    "name": "A name is one line of 1 to 200 characters.",
+    "machine_type": "gradient machineTypes lists them.",
+    "env": "A name is letters, digits and _; a value has no null byte and at most 128 KiB.",
+    "command": "It has no null byte and at most 128 KiB; there are at most 4096 of them.",
+}
+
+
+def _shown(request: CreateJob, field: str) -> str:
+    text = repr(getattr(request, field, ""))
+    return text if len(text) <= 80 else text[:80] + "…"
+
+
+def _utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
