@@ -100,6 +100,7 @@ class Endpoint(web.RequestHandler):
     # What tornado calls, in its order: prepare, data_received for each piece of the body, the method.
 
     async def prepare(self) -> None:
+        self.host.touch()
         try:
             self._route, self._call = self._admit()
             self._refuse_large(int(self.request.headers.get("Content-Length", "0") or 0))
@@ -114,6 +115,7 @@ class Endpoint(web.RequestHandler):
                 self._refuse(error)
 
     async def data_received(self, chunk: bytes) -> None:
+        self.host.touch()
         if self._finished:
             return  # refused already; tornado closes the connection after the answer
         if self._refused is not None:
@@ -130,7 +132,8 @@ class Endpoint(web.RequestHandler):
             self._chunks.append(chunk)
         except Exception as error:
             if self._sink is not None:
-                await self._sink.abort()
+                sink, self._sink = self._sink, None
+                await sink.abort()
             self._refuse(error)
 
     async def _dispatch(self, **_: str) -> None:
@@ -143,7 +146,11 @@ class Endpoint(web.RequestHandler):
         try:
             if self._sink is not None:
                 sink, self._sink = self._sink, None
-                result = await sink.finish()
+                try:
+                    result = await sink.finish()
+                except BaseException:
+                    await sink.abort()
+                    raise
             else:
                 self._call.body = self._decode(b"".join(self._chunks))
                 result = await self._route.handle(self._call)

@@ -65,6 +65,9 @@ class Host(Protocol):
 
     def stop(self) -> None: ...
 
+    def touch(self) -> None:
+        """Somebody needs the server right now."""
+
 
 @dataclass
 class Call:

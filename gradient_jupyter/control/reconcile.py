@@ -9,7 +9,6 @@ only when the engine was seen to be done.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from functools import partial
 from pathlib import Path
@@ -40,6 +39,7 @@ log = logging.getLogger(__name__)
 
 _WORKERS = 8
 _RELIST_S = 60.0
+_REWATCH_S = 5.0
 _QUEUE = "queue"
 _PROJECTS = "projects"
 _STARTING = Reason(
@@ -305,14 +305,20 @@ class Reconciler:
                 log.exception("relist failed; again in %.0f s", _RELIST_S)
 
     async def _listen(self) -> None:
-        with contextlib.suppress(Unreachable):
-            async for hint in self._plane.engine.watch():
-                job_id = tasks.job_of(self._plane.install, hint.key)
-                if job_id is None:
-                    continue
-                if hint.kind is HintKind.STATE:
-                    self._work.add(job_id)
-                self._plane.changes.log_grew(job_id)
+        """Hints make it quick; without them the relist and the followers' own looks make it right."""
+        while True:
+            try:
+                async for hint in self._plane.engine.watch():
+                    job_id = tasks.job_of(self._plane.install, hint.key)
+                    if job_id is None:
+                        continue
+                    if hint.kind is HintKind.STATE:
+                        self._work.add(job_id)
+                    self._plane.changes.log_grew(job_id)
+                return  # the engine is being closed
+            except Exception as error:
+                log.warning("hints: %s; again in %.0f s", error, _REWATCH_S)
+                await asyncio.sleep(_REWATCH_S)
 
 
 def _make_directories(*paths: Path) -> None:

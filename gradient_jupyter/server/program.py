@@ -15,6 +15,7 @@ import secrets
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -155,10 +156,13 @@ class Solo:
         self.url = ""
         self.streams = 0
         self.started_us = now_us()
-        self._requests = 0
+        self._needed = time.monotonic()
 
     def stop(self) -> None:
         self._done.set()
+
+    def touch(self) -> None:
+        self._needed = time.monotonic()
 
     async def serve(self) -> None:
         loop = asyncio.get_running_loop()
@@ -194,7 +198,7 @@ class Solo:
             claimed.publish(runtime_path, runtime)
             _ready(self.url)
             log.info("serving %s on %s", layout.root, self.url)
-            await self._until_done(plane, server)
+            await self._until_done(plane)
         finally:
             claimed.withdraw(runtime_path, runtime)
             if server is not None:
@@ -212,21 +216,21 @@ class Solo:
             isolation=cast("Isolation", self._program.isolation),
         )
 
-    async def _until_done(self, plane: Plane, server: HTTPServer) -> None:
-        """Until asked to stop, or until nobody has needed us for ``idle_s``."""
+    async def _until_done(self, plane: Plane) -> None:
+        """Until asked to stop, or until nobody has needed us for ``idle_s``.
+
+        An open connection alone needs nobody: a notebook keeps its client for days.
+        """
         idle_s = self._program.idle_s
         if not idle_s:
             await self._done.wait()
             return
-        idle_since = asyncio.get_running_loop().time()
         while not self._done.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._done.wait(), min(idle_s / 4, 15))
-            now = asyncio.get_running_loop().time()
-            busy = self.streams or server._connections or await plane.database.read(job_rows.live)
-            if busy:
-                idle_since = now
-            elif now - idle_since >= idle_s:
+            if self.streams or await plane.database.read(job_rows.live):
+                self.touch()
+            elif time.monotonic() - self._needed >= idle_s:
                 log.info("nothing ran and nobody asked for %.0f s", idle_s)
                 return
 

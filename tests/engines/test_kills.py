@@ -97,7 +97,8 @@ async def kill_and_heal(root: Path, isolation: str, heal: Callable[[], None]) ->
     if seen.phase is Phase.SUCCEEDED:
         assert starts == 1
         assert text.endswith(b"said\n")
+    mark = attempt.Attempt(root / "engine", task.key).mark()
     await second.remove(task.key)
-    assert not process.marked(world.MARKER, task.key)
+    assert not process.marked(world.MARKER, mark)
     assert {path.name for path in directory.iterdir()} <= {"log", "log.index", "artifacts"}
     await second.close()

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from gradient_jupyter.engines.base import Phase, Rejected, Resources, Stream, Task, Unreachable
@@ -252,10 +253,10 @@ def test_python_means_the_submitters_under_whatever_name(bench: Bench) -> None:
 
 def test_thread_counts_follow_the_size_unless_the_user_chose(bench: Bench) -> None:
     task = bench.task("true", env={"MKL_NUM_THREADS": "7"}, resources=Resources(cpus=2.5, memory_bytes=5))
-    env = world.Worlds(None, "").make(task, host_cpus=8).env
+    env = world.Worlds(None, "").make(task, host_cpus=8, mark="m").env
     assert (env["OMP_NUM_THREADS"], env["MKL_NUM_THREADS"]) == ("2", "7")
     assert (env["GRADIENT_CPUS"], env["GRADIENT_MEMORY_BYTES"]) == ("2.5", "5")
-    assert "OMP_NUM_THREADS" not in world.Worlds(None, "").make(task, host_cpus=2).env
+    assert "OMP_NUM_THREADS" not in world.Worlds(None, "").make(task, host_cpus=2, mark="m").env
 
 
 def test_commands_are_looked_up_as_seen_from_inside(tmp_path: Path) -> None:
@@ -346,7 +347,8 @@ def test_a_killed_supervisor_is_a_lost_task_and_nothing_of_it_stays(
     async def scenario(engine: LocalEngine) -> None:
         task = bench.task("sh", "-c", f"setsid sleep 1000 & sleep 1000 & {WAIT}")
         await engine.ensure(task)
-        await until(lambda: len(process.marked(world.MARKER, task.key)) >= 3)
+        mark = attempt.Attempt(bench.root / "engine", task.key).mark()
+        await until(lambda: len(process.marked(world.MARKER, mark)) >= 3)
         os.kill(supervisor(bench, task), signal.SIGKILL)
         await until(lambda: not private.held(str(bench.private(task))))
         one = await seen(engine, task)
@@ -355,8 +357,26 @@ def test_a_killed_supervisor_is_a_lost_task_and_nothing_of_it_stays(
         await engine.ensure(task)  # starts nothing
         assert (await seen(engine, task)).phase is Phase.LOST
         await engine.stop(task.key, 5)
-        assert not process.marked(world.MARKER, task.key)
+        assert not process.marked(world.MARKER, mark)
         await engine.remove(task.key)
+
+    bench.run(scenario)
+
+
+def test_another_installations_task_of_the_same_key_is_left_alone(bench: Bench) -> None:
+    async def scenario(engine: LocalEngine) -> None:
+        other = LocalEngine(bench.root / "other", bench.materialise, install="test", isolation="none")
+        await other.start()
+        theirs, ours = bench.task("sh", "-c", WAIT), bench.task("true", number=2)
+        ours = msgspec.structs.replace(ours, key=theirs.key)
+        await other.ensure(theirs)
+        await output(engine, ours)
+        await engine.remove(ours.key)
+        (bench.root / "storage" / "go").touch()
+        await output(other, theirs)
+        assert (await other.observe())[theirs.key].exit_code == 0
+        await other.remove(theirs.key)
+        await other.close()
 
     bench.run(scenario)
 
@@ -391,7 +411,7 @@ def test_a_supervisor_killed_between_its_mark_and_its_start_starts_nothing_later
         assert (seen_now.phase, seen_now.started_us) == (Phase.LOST, 5)
         # Nor does a supervisor that is started although there is a mark.
         one.unpack(bench.materialise, "s", task.directory)
-        one.spawn(world.Worlds(None, "").make(task, 1), task.directory / "log")
+        one.spawn(world.Worlds(None, "").make(task, 1, one.mark()), task.directory / "log")
         assert (await seen(engine, task)).phase is Phase.LOST
         assert not (bench.root / "ran").exists()
 

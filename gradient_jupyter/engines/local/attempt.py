@@ -52,7 +52,13 @@ class Attempt:
 
     def create(self, install: str, spec_hash: str, directory: Path) -> None:
         """Makes the private directory, whole or not at all. Raises ``Conflict`` when it is another task's."""
-        spec = {"key": self.key, "install": install, "spec_hash": spec_hash, "directory": str(directory)}
+        spec = {
+            "key": self.key,
+            "install": install,
+            "spec_hash": spec_hash,
+            "directory": str(directory),
+            "mark": secrets.token_hex(16),
+        }
         if not self.path.is_dir():
             new = self._root / f"{NEW}{secrets.token_hex(8)}"
             new.mkdir(mode=0o700)
@@ -72,6 +78,10 @@ class Attempt:
 
     def spec(self) -> dict[str, str] | None:
         return private.read(self._dir, private.SPEC)
+
+    def mark(self) -> str:
+        """What its processes bear in their environment."""
+        return (self.spec() or {}).get("mark") or self.key
 
     def look(self) -> Observation | None:
         """What is true of it now; None when it is absent."""
@@ -240,9 +250,10 @@ class Attempt:
         the middle, "none" is therefore believed when it is seen twice.
         """
         until = time.monotonic() + _KILL_S
+        mark = self.mark()
         orphaned = not private.exists(self._dir, private.EXIT)
         while True:
-            found = process.marked(MARKER, self.key)
+            found = process.marked(MARKER, mark)
             if not found:
                 if not orphaned:
                     return

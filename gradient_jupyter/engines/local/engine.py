@@ -107,7 +107,7 @@ class LocalEngine:
             if _is_pending(attempt):
                 attempt.unpack(self._materialise, task.snapshot, task.directory)
                 if _is_pending(attempt):  # it may have been stopped while its files were unpacked
-                    attempt.spawn(self._worlds.make(task, self._cpus), task.directory / "log")
+                    attempt.spawn(self._worlds.make(task, self._cpus, attempt.mark()), task.directory / "log")
         except OSError as error:
             if not no_space(error):
                 raise Unreachable(f"This task could not be started: {error}.") from error

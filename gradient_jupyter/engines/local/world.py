@@ -33,8 +33,9 @@ Isolation = Literal["auto", "bubblewrap", "none"]
 
 WORKSPACE = "/home/paperspace"
 HOME = "/home/gradient"
-MARKER = "GRADIENT_TASK_KEY"
-"""In every process of a task: how leftovers are found when their supervisor is gone."""
+MARKER = "GRADIENT_TASK_MARK"
+"""In every process of a task: how leftovers are found when their supervisor is gone. Its value is random and
+the task's own: another installation on this host may use the same keys, and its processes are not ours."""
 
 _PROBE_S = 20
 #: Top-level entries that the world makes itself.
@@ -115,21 +116,21 @@ class Worlds:
             )
         return f"Tasks run on the host's own paths, because {self.why}; there is no isolation."
 
-    def make(self, task: Task, host_cpus: float) -> World:
+    def make(self, task: Task, host_cpus: float, mark: str) -> World:
         places = Places.of(task)
         env = _environment(task, host_cpus)
         words = _in_host_python(task)
         if self.bubblewrap:
             prefix, mounts = _bubblewrap(self.bubblewrap, places, task.host, gpus=bool(task.resources.gpus))
             inside = Places(WORKSPACE, "/artifacts", HOME, "/tmp", "/storage", "/datasets")  # noqa: S108
-            env = _at(inside, env, task)
+            env = _at(inside, env, task, mark)
             return World(prefix, mounts, WORKSPACE, places.workspace, env, [], words)
         notice = (
             f"This task runs on the host's own paths, because {self.why}. Use $GRADIENT_WORKSPACE_DIR, "
             "$GRADIENT_ARTIFACTS_DIR, $GRADIENT_STORAGE_DIR and $GRADIENT_DATASETS_DIR; /artifacts, /storage "
             "and /datasets are not there."
         )
-        env = {"TMPDIR": places.tmp, "PWD": places.workspace, **_at(places, env, task)}
+        env = {"TMPDIR": places.tmp, "PWD": places.workspace, **_at(places, env, task, mark)}
         return World([], [("/", "/")], places.workspace, places.workspace, env, [notice], words)
 
 
@@ -310,7 +311,7 @@ def _environment(task: Task, host_cpus: float) -> dict[str, str]:
     return env
 
 
-def _at(places: Places, env: dict[str, str], task: Task) -> dict[str, str]:
+def _at(places: Places, env: dict[str, str], task: Task, mark: str) -> dict[str, str]:
     """``env``, overruled by what the task wants, overruled by what it cannot choose."""
     gpus = ",".join(task.resources.gpus)
     fixed = {
@@ -320,7 +321,8 @@ def _at(places: Places, env: dict[str, str], task: Task) -> dict[str, str]:
         "GRADIENT_DATASETS_DIR": places.datasets,
         "PS_JOBSPACE": places.storage,
         "PS_MODEL_PATH": places.artifacts,
-        MARKER: task.key,
+        "GRADIENT_TASK_KEY": task.key,
+        MARKER: mark,
         "CUDA_VISIBLE_DEVICES": gpus,
     }
     if gpus:
