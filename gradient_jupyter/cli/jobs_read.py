@@ -39,7 +39,7 @@ def list_jobs(
     else:
         columns = (
             Column("State"),
-            Column("Job"),
+            Column("Job", gives=True),
             Column("Id"),
             Column("Project", gives=True),
             Column("Machine"),

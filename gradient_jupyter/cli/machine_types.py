@@ -43,23 +43,23 @@ def _list(as_json: bool) -> int:
 
 def machine_table(types: Sequence[MachineType], chosen: str) -> None:
     """All of them; an arrow before the one that was chosen, if one was."""
-    from gradient_jupyter.cli.terminal import Column, table
+    from gradient_jupyter.cli.terminal import Column, Row, table
     from gradient_jupyter.cli.text import clean, memory
 
     columns = (
-        Column("Machine"),
+        Column(("  " if chosen else "") + "Machine"),
         Column("GPU", right=True),
         Column("CPU", right=True),
         Column("Memory", right=True),
         Column("Free"),
         Column("", gives=True),
     )
-    rows = []
+    rows: list[Row] = []
     for one in types:
         free = f"{one.free} of {one.capacity}" if one.capacity else "–"
         rows.append(
             (
-                ("→ " if one.name == chosen else "") + clean(one.name),
+                ("→ " if one.name == chosen else "  " if chosen else "") + clean(one.name),
                 str(one.gpus) if one.gpus else "none",
                 f"{one.cpus:g}",
                 memory(one.memory_bytes),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from gradient_jupyter.cli.failures import Failed
 from gradient_jupyter.cli.machine_types import machine_table
 from gradient_jupyter.cli.options import Submission
-from gradient_jupyter.cli.terminal import Column, fill, new_table, paint, print_json, say, side_by_side
+from gradient_jupyter.cli.terminal import Column, Row, paint, print_json, say, side_by_side
 from gradient_jupyter.cli.text import clean, count, size
 from gradient_jupyter.client import Client
 
@@ -37,31 +37,32 @@ def sheet(client: Client, submission: Submission, *, as_json: bool) -> int:
     return 0
 
 
+_LARGEST = (Column("Largest", gives=True), Column(""), Column("Size", right=True))
+_LEFT_OUT = (
+    Column("Left out", gives=True),
+    Column("By", gives=True),
+    Column("Files", right=True),
+    Column("Size", right=True),
+)
+
+
 def _files(flight: Preflight) -> None:
     """The largest files, and beside them what stays behind and by which rule."""
-    largest = new_table((Column("Largest", gives=True), Column(""), Column("Size", right=True)))
-    for file in flight.largest:
-        fill(largest, (clean(file.path), ("new", "blue") if file.new else "", size(file.size)))
-    left_out = new_table(
-        (
-            Column("Left out", gives=True),
-            Column("By", gives=True),
-            Column("Files", right=True),
-            Column("Size", right=True),
-        )
-    )
+    largest: list[Row] = [
+        (clean(file.path), ("new", "blue") if file.new else "", size(file.size)) for file in flight.largest
+    ]
+    left_out: list[Row] = []
     for row in flight.left_out:
-        more = "over " if row.at_least else ""
-        fill(
-            left_out,
+        ours, more = row.source == "default", "over " if row.at_least else ""
+        left_out.append(
             (
-                clean(", ".join(row.examples)) if row.source == "default" else clean(row.rule),
-                "always" if row.source == "default" else clean(row.source),
+                clean(", ".join(row.examples) if ours else row.rule),
+                "always" if ours else clean(row.source),
                 f"{more}{row.files:,}",
                 f"{more}{size(row.bytes)}",
-            ),
+            )
         )
-    side_by_side([table for table, rows in ((largest, flight.largest), (left_out, flight.left_out)) if rows])
+    side_by_side((_LARGEST, largest), (_LEFT_OUT, left_out))
 
 
 def _machines(client: Client, chosen: str | None) -> None:

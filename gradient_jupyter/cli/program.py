@@ -17,7 +17,7 @@ import click
 from gradient_jupyter.cli.terminal import note
 from gradient_jupyter.cli.verbs import JOB_VERBS, VERBS, Verb, overview, resolve
 
-USAGE, FAILURE, INTERRUPTED, PIPE_CLOSED = 2, 1, 130, 141
+USAGE, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
 _JSON = "gradient.json"
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
 _CODES = {
     "dim": "2",
@@ -20,6 +22,9 @@ _CODES = {
     "blue": "34",
     "cyan": "36",
 }
+
+
+_COLOURS = re.compile("\x1b\\[[0-9;]*m")
 
 
 def colours(stream: TextIO) -> bool:
@@ -52,69 +57,83 @@ def print_json(value: Any) -> None:
     say(msgspec.json.format(msgspec.json.encode(value)).decode())
 
 
-class Column:
-    """A column of a table. ``right`` is for numbers; one that ``gives`` is cut first when space is short."""
+class Column(NamedTuple):
+    """A column of a table. ``right`` is for numbers; one that ``gives`` is cut where space is short."""
 
-    def __init__(self, title: str, *, right: bool = False, gives: bool = False) -> None:
-        self.title = title
-        self.right = right
-        self.gives = gives
-
-
-def table(columns: Sequence[Column], rows: Iterable[Sequence[Any]]) -> None:
-    """A plain table: a dim head, a thin rule, aligned columns. Cells are strings or (text, style)."""
-    made = new_table(columns)
-    for row in rows:
-        fill(made, row)
-    print_rich(made)
+    title: str
+    right: bool = False
+    gives: bool = False
 
 
-def fill(made: Table, row: Sequence[Any]) -> None:
-    """Adds a row; cells are strings or (text, style)."""
-    from rich.text import Text
+Row = Sequence["str | tuple[str, str]"]
+"""Cells: texts, or texts with their style."""
 
-    made.add_row(*(Text(*cell) if isinstance(cell, tuple) else Text(cell) for cell in row))
+_GAP = 3
+_LEAST = 8
 
 
-def side_by_side(tables: Sequence[Table]) -> None:
-    """Tables in one row where the terminal is wide enough, else one below the other."""
+def table(columns: Sequence[Column], rows: Iterable[Row]) -> None:
+    """Prints a plain table: a dim head, a thin rule, aligned columns."""
+    print_rich(made_table(columns, rows))
+
+
+def side_by_side(*tables: tuple[Sequence[Column], Sequence[Row]]) -> None:
+    """Prints tables in one row where the terminal is wide enough, else one below the other."""
     from rich.table import Table
 
-    width = os.get_terminal_size(sys.stdout.fileno()).columns if sys.stdout.isatty() else 120
-    if width < 100:
-        for one in tables:
-            print_rich(one)
-            say()
+    filled = [(columns, rows) for columns, rows in tables if rows]
+    if _width() < 100:
+        for number, (columns, rows) in enumerate(filled):
+            if number:
+                say()
+            table(columns, rows)
         return
     row = Table.grid(padding=(0, 5, 0, 0))
-    row.add_row(*tables)
+    row.add_row(*(made_table(columns, rows, (_width() - 15) // 2) for columns, rows in filled))
     print_rich(row)
 
 
-def new_table(columns: Sequence[Column]) -> Table:
+def made_table(columns: Sequence[Column], rows: Iterable[Row], width: int | None = None) -> Table:
+    """A table that is at most ``width`` wide (the terminal's), if its giving columns have that to give."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    rule = box.Box("    \n    \n ── \n    \n    \n    \n    \n    \n")
+    cells = [[Text(*cell) if isinstance(cell, tuple) else Text(cell) for cell in row] for row in rows]
     made = Table(
-        box=rule,
+        box=box.Box("    \n    \n ── \n    \n    \n    \n    \n    \n"),
         show_edge=False,
         pad_edge=False,
-        padding=(0, 2, 0, 0),
+        padding=(0, _GAP - 1, 0, 0),
         border_style="dim",
-        header_style="dim",
     )
     for column in columns:
-        made.add_column(
-            Text(column.title, "dim"),
-            justify="right" if column.right else "left",
-            no_wrap=True,
-            overflow="ellipsis",
-            min_width=None if column.gives else len(column.title),
-            ratio=None,
-        )
+        made.add_column(Text(column.title, "dim"), justify="right" if column.right else "left", no_wrap=True)
+    widths = _fitted(columns, cells, (width or _width()) - 2)
+    for row in cells:
+        for cell, most in zip(row, widths, strict=True):
+            cell.truncate(most, overflow="ellipsis")
+        made.add_row(*row)
     return made
+
+
+def _fitted(columns: Sequence[Column], cells: Sequence[Sequence[Text]], width: int) -> list[int]:
+    """How wide each column may be: those that give share what is too much, the widest first."""
+    widths = [
+        max(len(column.title), *(row[at].cell_len for row in cells), 0) for at, column in enumerate(columns)
+    ]
+    giving = [at for at, column in enumerate(columns) if column.gives]
+    for _ in range(sum(widths) + _GAP * (len(widths) - 1) - width):
+        widest = max(giving, key=widths.__getitem__, default=None)
+        if widest is None or widths[widest] <= _LEAST:
+            break
+        widths[widest] -= 1
+    return widths
+
+
+def _width() -> int:
+    """Of the terminal; where there is none nothing is cut."""
+    return os.get_terminal_size(sys.stdout.fileno()).columns if sys.stdout.isatty() else 10_000
 
 
 def print_rich(thing: Any) -> None:
@@ -125,7 +144,7 @@ def print_rich(thing: Any) -> None:
     on_terminal = sys.stdout.isatty()
     console = Console(
         file=sys.stdout,
-        width=None if on_terminal else 10_000,
+        width=10_000,  # tables have fitted themselves
         force_terminal=on_terminal,
         no_color=not colours(sys.stdout),
         highlight=False,
@@ -150,8 +169,9 @@ class Live:
 
     def show(self, text: str, *, now: bool = False) -> None:
         if self._on_terminal and (now or time.monotonic() - self._last >= self._EVERY_S):
-            width = os.get_terminal_size(sys.stderr.fileno()).columns
-            sys.stderr.write(f"\r\x1b[2K{text[: width - 1]}")
+            room = os.get_terminal_size(sys.stderr.fileno()).columns - 1
+            bare = _COLOURS.sub("", text)
+            sys.stderr.write(f"\r\x1b[2K{text if len(bare) <= room else bare[:room]}")
             sys.stderr.flush()
             self._shown, self._last = True, time.monotonic()
 

@@ -16,7 +16,7 @@ import msgspec
 from gradient_jupyter.control import jobs
 from gradient_jupyter.control.access import Principal
 from gradient_jupyter.control.plane import Plane
-from gradient_jupyter.engines.framedlog import DamagedLog, Reader
+from gradient_jupyter.engines.framedlog import DamagedLog, Reader, whole_characters
 from gradient_jupyter.resources.errors import InvalidRequest, NotFound, ServerError
 from gradient_jupyter.resources.job import Job
 from gradient_jupyter.resources.log import Ended, LogPiece, Truncated
@@ -197,14 +197,3 @@ def _told() -> Iterator[None]:
             next="What stands before the damage was shown; the file itself is left as it is.",
             code="log-damaged",
         ) from damage
-
-
-def whole_characters(data: bytes) -> int:
-    """How many bytes of ``data`` end with a whole UTF-8 character; all of them when its end is no text."""
-    for back in range(1, min(4, len(data) + 1)):
-        byte = data[-back]
-        if byte & 0xC0 == 0x80:
-            continue
-        wanted = 2 if byte >> 5 == 0b110 else 3 if byte >> 4 == 0b1110 else 4 if byte >> 3 == 0b11110 else 1
-        return len(data) - back if wanted > back and len(data) > back else len(data)
-    return len(data)

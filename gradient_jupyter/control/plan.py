@@ -114,7 +114,7 @@ def _failed(job: Job, seen: Observation) -> Reason:
             return Reason(
                 code=seen.code,
                 message=seen.message or f"{job.command[0]}: command not found (exit 127).",
-                next="Check the spelling, or install it into the Python environment you submit from.",
+                next=f"Correct it and send it again. The PATH it had: gradient jobs show {job.id} --json",
             )
         case "not-executable":
             return Reason(

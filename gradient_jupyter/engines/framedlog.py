@@ -398,3 +398,17 @@ def _frame(block: bytes, start: int, offset: int, position: int) -> _Frame | Non
     if crc != zlib.crc32(data, zlib.crc32(block[start : start + _HEAD.size])):
         return None
     return _Frame(offset, position, time_us, stream, data)
+
+
+def whole_characters(data: bytes) -> int:
+    """How many bytes of ``data`` end with a whole UTF-8 character; all of them when its end is no text.
+
+    Writers end their frames there, so that each can be shown by itself.
+    """
+    for back in range(1, min(4, len(data) + 1)):
+        byte = data[-back]
+        if byte & 0xC0 == 0x80:
+            continue
+        wanted = 2 if byte >> 5 == 0b110 else 3 if byte >> 4 == 0b1110 else 4 if byte >> 3 == 0b11110 else 1
+        return len(data) - back if wanted > back and len(data) > back else len(data)
+    return len(data)

@@ -86,6 +86,14 @@ def test_bytes_that_are_no_text_do_not_break_the_stream_and_stay_in_the_raw_log(
     assert solo.request("GET", f"/jobs/{job['id']}/log").data.endswith(b"a\xff\x00b\n")
 
 
+def test_no_character_is_cut_in_two_wherever_the_pipe_cut_it(solo):
+    script = "import os\nfor n in range(3): os.write(1, b'a' * n + 'ü€😀'.encode() * 40000)"
+    job = solo.job(PYTHON, "-c", script)
+    events = solo.events(f"/jobs/{job['id']}/logs?follow=true")
+    text = "".join(data["text"] for event, _, data in events if event == "log" and data["stream"] == "stdout")
+    assert text == "".join("a" * n + "ü€😀" * 40000 for n in range(3))
+
+
 def test_stopping_ends_the_whole_tree_and_says_cancelled(solo):
     job = solo.job(
         PYTHON, "-c", "import subprocess; print('up', flush=True); subprocess.run(['sleep', '600'])"

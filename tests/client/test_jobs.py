@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -207,3 +208,24 @@ def test_stop_works_after_the_servers_death(alone: SoloServer) -> None:
         job.wait(60, until="Running")
         alone.kill()
         assert job.stop().wait(60).state is State.CANCELLED
+
+
+def test_an_upload_survives_the_servers_death(alone: SoloServer, workspace: Path) -> None:
+    alone.start()
+    for number in range(3):  # each more than a pack holds
+        (workspace / f"part-{number}").write_bytes(os.urandom(17 << 20))
+    told: list[Progress] = []
+
+    def kill_between(progress: Progress) -> None:
+        told.append(progress)
+        if progress.stage == "sending" and progress.files and alone.process is not None:
+            alone.kill()
+
+    with Client() as client:
+        job = client.jobs.create(
+            ["sh", "-c", "cat part-* | wc -c"], workspace=workspace, on_progress=kill_between
+        )
+        assert job.wait(60).exit_code == 0
+        assert "".join(line.text for line in job.logs() if line.stream == "stdout").strip() == str(51 << 20)
+    assert alone.process is None
+    assert told[-1].files == 4

@@ -136,8 +136,9 @@ def _not_found(name: str, candidates: list[str], view: View) -> str:
         advice = "Check the spelling, or install it in the environment you submit from."
     else:
         advice = f"There is a file of that name in the workspace: call it ./{name}."
-    places = ", ".join(dict.fromkeys(os.path.dirname(candidate) for candidate in candidates)) or "nothing"
-    return f"The command {name!r} was not found. Looked in {places}. {advice}"
+    count = len({os.path.dirname(candidate) for candidate in candidates})
+    where = "the one directory" if count == 1 else f"any of the {count} directories"
+    return f"The command {name!r} is not in {where} of PATH. {advice}"
 
 
 def _check_executable(name: str, host: str) -> None:

@@ -77,6 +77,8 @@ class Run:
         self._log = log
         self._hints = hints
         self._streams: dict[int, int] = {}
+        self._cut: dict[int, bytes] = {}
+        """The beginning of a character, by stream, whose rest has not been read yet."""
         self._poll = select.poll()
         self._status_fd = -1
         self._status = b""
@@ -194,16 +196,26 @@ class Run:
             data = os.read(fd, READ)
         except BlockingIOError:
             return False
+        stream = self._streams[fd]
         if not data:
             self._poll.unregister(fd)
             del self._streams[fd]
             os.close(fd)
+            self._write(stream, b"", end=True)
             return False
-        stream = self._streams[fd]
-        self._log.append(stream, data)
+        self._write(stream, data)
         if self._status_fd >= 0 and stream == journal.STDERR:
             self._errors = (self._errors + data)[-1024:]
         return True
+
+    def _write(self, stream: int, data: bytes, end: bool = False) -> None:
+        """To the log, in frames that end between characters: a read may have cut one in two."""
+        data = self._cut.pop(stream, b"") + data
+        whole = len(data) if end else framedlog.whole_characters(data)
+        if whole < len(data):
+            self._cut[stream] = data[whole:]
+        if whole:
+            self._log.append(stream, data[:whole])
 
     def _drain(self) -> None:
         """What still stands in the pipes. Bounded, for whoever else may hold them and go on writing."""
@@ -211,6 +223,8 @@ class Run:
         for fd in list(self._streams):
             while time.monotonic() < until and self._copy(fd):
                 pass
+        for stream in list(self._cut):
+            self._write(stream, b"", end=True)
         if self._status_fd >= 0:
             self._read_status()
 
