@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+from urllib3.exceptions import HTTPError
 
 from gradient_jupyter import __version__
 from gradient_jupyter.client.connection import PREFIX, Address, hello, open_pool
@@ -111,14 +112,8 @@ class Solo:
         if older_only and _release(answer.version) >= _release(__version__):
             return False
         with _watched(runtime.pid) as ended:
-            pool = open_pool(address)
-            try:
-                accepted = pool.urlopen(
-                    "POST", f"{PREFIX}/server/stop", headers={"Authorization": f"Bearer {address.token}"}
-                )
-            finally:
-                pool.close()
-            if accepted.status >= 400 or not ended.wait(END_S):
+            _ask_to_end(address)
+            if not ended.wait(END_S):
                 raise ServerUnavailable(
                     f"The Gradient server (process {runtime.pid}) does not end.",
                     next=f"Look at {self.data / 'server.log'}; kill {runtime.pid} ends it, its jobs go on.",
@@ -178,6 +173,17 @@ class Solo:
                 code="start-failed",
             )
         return Address(url=runtime.url.rstrip("/"), token=runtime.token)
+
+
+def _ask_to_end(address: Address) -> None:
+    """Raises nothing: a server that no longer answers is ending already, and whoever asked waits for that."""
+    pool = open_pool(address)
+    try:
+        pool.urlopen("POST", f"{PREFIX}/server/stop", headers={"Authorization": f"Bearer {address.token}"})
+    except (HTTPError, ServerUnavailable):
+        pass
+    finally:
+        pool.close()
 
 
 def read_runtime(path: Path) -> wire.Runtime | None:

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,3 +72,10 @@ def gradient(solo: SoloServer, directory: Path) -> Gradient:
         return ended
 
     return gradient
+
+
+@pytest.fixture
+def alone(own_solo: SoloServer, gradient: Gradient) -> Iterator[SoloServer]:
+    """An environment of one's own without a server yet. What a command starts there ends with the test."""
+    yield own_solo
+    gradient("server", "stop", server=own_solo)

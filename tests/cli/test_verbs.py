@@ -174,28 +174,27 @@ def test_a_place_that_cannot_be_written_is_named(gradient: Any, job: str, direct
         assert ended.err.startswith("gradient: ")
 
 
-def test_the_server_is_started_shown_and_stopped(gradient: Any, own_solo: SoloServer) -> None:
-    none = gradient("server", "status", server=own_solo)
+def test_the_server_is_started_shown_and_stopped(gradient: Any, alone: SoloServer) -> None:
+    none = gradient("server", "status", server=alone)
     assert (none.code, none.out) == (1, "")
     assert "gradient server start" in none.err
     assert (
-        json.loads(gradient("server", "status", "--json", server=own_solo).err)["error"]["code"]
-        == "not-running"
+        json.loads(gradient("server", "status", "--json", server=alone).err)["error"]["code"] == "not-running"
     )
-    assert not own_solo.data.exists()
-    assert gradient("server", "stop", "--json", server=own_solo).json == {"stopped": False}
-    started = gradient("server", "start", "--json", server=own_solo)
-    assert started.json["data"] == str(own_solo.data)
-    assert gradient("server", "start", "--json", server=own_solo).json["pid"] == started.json["pid"]
-    shown = gradient("server", "status", server=own_solo)
+    assert not alone.data.exists()
+    assert gradient("server", "stop", "--json", server=alone).json == {"stopped": False}
+    started = gradient("server", "start", "--json", server=alone)
+    assert started.json["data"] == str(alone.data)
+    assert gradient("server", "start", "--json", server=alone).json["pid"] == started.json["pid"]
+    shown = gradient("server", "status", server=alone)
     assert (shown.code, "● Running" in shown.out) == (0, True)
-    assert gradient("server", "stop", "--json", server=own_solo).json == {"stopped": True}
-    assert gradient("server", "status", server=own_solo).code == 1
+    assert gradient("server", "stop", "--json", server=alone).json == {"stopped": True}
+    assert gradient("server", "status", server=alone).code == 1
 
 
-def test_the_first_command_starts_the_server(gradient: Any, own_solo: SoloServer) -> None:
-    assert gradient("run", "true", server=own_solo).code == 0
-    assert gradient("server", "stop", server=own_solo).code == 0
+def test_the_first_command_starts_the_server(gradient: Any, alone: SoloServer) -> None:
+    assert gradient("run", "true", server=alone).code == 0
+    assert gradient("server", "stop", server=alone).code == 0
 
 
 def test_a_server_that_is_named_but_absent_is_said_to_be(gradient: Any) -> None:

@@ -108,6 +108,19 @@ def test_nor_does_one_that_took_the_port_later(alone: SoloServer) -> None:
     assert token.encode() not in squatter.heard
 
 
+def test_two_that_stop_it_at_once_both_see_it_gone(alone: SoloServer) -> None:
+    with Client() as client:
+        pid = client.server().pid
+    threads = [threading.Thread(target=Solo(start=False).stop) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert Solo(start=False).running() is None
+    with Client() as client:
+        assert client.server().pid != pid
+
+
 @pytest.mark.parametrize("answer", [b"", b"not json", b"[]", b'{"proof": "\xff"}', b"x" * 200_000])
 def test_what_is_no_hello_is_no_server_of_ours(alone: SoloServer, answer: bytes) -> None:
     squatter = Squatter(answer)
