@@ -58,8 +58,12 @@ class Door:
                 code="wrong-host",
             )
         for origin in headers.get_list("Origin"):
-            parts = urlsplit(origin)
-            if parts.scheme != "http" or parts.netloc.lower() not in self._hosts:
+            try:
+                parts = urlsplit(origin)
+                ours = parts.scheme == "http" and parts.netloc.lower() in self._hosts
+            except ValueError:  # an address that is none, such as http://[
+                ours = False
+            if not ours:
                 raise Forbidden(
                     "Requests from other sites are refused.",
                     next="Use the client or curl.",
@@ -103,7 +107,7 @@ class Endpoint(web.RequestHandler):
         self.host.touch()
         try:
             self._route, self._call = self._admit()
-            self._refuse_large(int(self.request.headers.get("Content-Length", "0") or 0))
+            self._refuse_large(_declared(self.request.headers))
             if self._route.sink is not None:
                 # The sink sets its own, larger limits while it reads.
                 self.request.connection.set_max_body_size(1 << 60)  # type: ignore[union-attr]
@@ -111,7 +115,7 @@ class Endpoint(web.RequestHandler):
         except Exception as error:
             # An answer before the whole request is read costs the connection, so a small body is read first.
             self._refused = error
-            if int(self.request.headers.get("Content-Length", "0") or 0) > _DRAIN:
+            if _declared(self.request.headers) > _DRAIN:
                 self._refuse(error)
 
     async def data_received(self, chunk: bytes) -> None:
@@ -311,8 +315,19 @@ class Endpoint(web.RequestHandler):
         self.finish(msgspec.json.encode(ErrorAnswer(error=error.body())))
 
 
+def _declared(headers: httputil.HTTPHeaders) -> int:
+    """How long the body is said to be. Of what is no length, tornado says so when it comes to the body."""
+    text = headers.get("Content-Length", "")
+    if not (text.isascii() and text.isdecimal()):
+        return 0
+    return int(text) if len(text) < 19 else 1 << 62
+
+
 class _Wire:
-    """``routes.Connection`` over a handler: each ``send`` waits until the reader has taken it."""
+    """``routes.Connection`` over a handler: each ``send`` waits until the reader has taken it.
+
+    Whoever takes something in needs the server, however long the answer takes.
+    """
 
     def __init__(self, handler: Endpoint) -> None:
         self._handler = handler
@@ -326,3 +341,4 @@ class _Wire:
     async def send(self, data: bytes) -> None:
         self._handler.write(data)
         await self._handler.flush()
+        self._handler.host.touch()

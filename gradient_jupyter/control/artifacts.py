@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from gradient_jupyter.control import access
 from gradient_jupyter.control.access import Principal
-from gradient_jupyter.control.collect import opened
+from gradient_jupyter.control.collect import open_directory, opened
 from gradient_jupyter.control.plane import Plane
 from gradient_jupyter.resources.artifact import Artifact
 from gradient_jupyter.resources.errors import Conflict, NotFound
@@ -46,12 +46,12 @@ async def open_one(plane: Plane, principal: Principal, job_id: str, path: str) -
 async def open_all(plane: Plane, principal: Principal, job_id: str) -> tuple[Job, int, list[Artifact]]:
     """The artifacts' directory (a descriptor the caller closes) and what is in it, for an archive."""
     job, found = await _all(plane, principal, job_id)
-    directory = _directory(plane, job)
-    if not directory.is_dir():
+    try:
+        return job, open_directory(_directory(plane, job)), found
+    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
         raise NotFound(
-            f"The job {job_id} has not started, so it has no artifacts yet.", code="no-artifacts-yet"
-        )
-    return job, os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), found
+            f"The job {job_id} has no artifacts that can be read (yet).", code="no-artifacts-yet"
+        ) from error
 
 
 async def delete(plane: Plane, principal: Principal, job_id: str, path: str) -> None:

@@ -9,6 +9,7 @@ only when the engine was seen to be done.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ from gradient_jupyter.control.workqueue import WorkQueue
 from gradient_jupyter.engines.base import Conflict, HintKind, Observation, Rejected, Unreachable
 from gradient_jupyter.resources.artifact import Artifact
 from gradient_jupyter.resources.base import now_us
-from gradient_jupyter.resources.errors import NoSpace
+from gradient_jupyter.resources.errors import GradientError, NoSpace
 from gradient_jupyter.resources.job import Job, Phase, Reason, State, Target
 from gradient_jupyter.store import events as event_rows
 from gradient_jupyter.store import jobs as rows
@@ -156,13 +157,12 @@ class Reconciler:
             plane.check_space()
             await plane.on_files(_make_directories, task.directory / "artifacts", task.storage)
             await plane.engine.ensure(task)
-        except (Rejected, NoSpace) as error:
-            full = error.code == "no-space"
-            reason = Reason(
-                code=error.code,
-                message=error.message,
-                next="Free some space: gradient jobs delete removes old runs." if full else "",
-            )
+        except (Rejected, GradientError) as error:
+            # A full disk, a snapshot that is damaged: the same attempt would end the same way.
+            following = error.next if isinstance(error, GradientError) else ""
+            if error.code == "no-space":
+                following = "Free some space: gradient jobs delete removes old runs."
+            reason = Reason(code=error.code, message=error.message, next=following)
             await self._conclude(job, Conclude(State.ERROR, reason))
         except Conflict as error:
             log.error("%s: %s", job.id, error)
@@ -293,7 +293,11 @@ class Reconciler:
                 self._work.add(known)
             elif tasks.job_of(plane.install, key) is not None:
                 log.warning("removing %s: no job knows it", key)
-                await plane.engine.remove(key)
+                try:
+                    await plane.engine.remove(key)
+                except Exception as error:
+                    # One that cannot go yet keeps neither the server from starting nor the others waiting.
+                    log.warning("%s cannot be removed yet: %s", key, error)
 
     async def _relist_forever(self) -> None:
         while True:
@@ -322,5 +326,10 @@ class Reconciler:
 
 
 def _make_directories(*paths: Path) -> None:
-    for path in paths:
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        for path in paths:
+            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise NoSpace("There is no space left, or no room for more files, on the server's disk.") from error

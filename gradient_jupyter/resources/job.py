@@ -116,7 +116,7 @@ class CreateJob(Request, frozen=True, kw_only=True):
     project_id: str | None = None
     name: (
         Annotated[
-            str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f\ud800-\udfff]+$")
+            str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f\ud800-\udfff]+\Z")
         ]
         | None
     ) = None

@@ -14,7 +14,7 @@ from gradient_jupyter.resources.owner import Member
 
 #: What a project may be called: one line, without control characters, 1 to 200 characters.
 ProjectName = Annotated[
-    str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f\ud800-\udfff]+$")
+    str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f\ud800-\udfff]+\Z")
 ]
 
 

@@ -11,6 +11,7 @@ Events recorded during a write are handed to ``on_commit`` in the order in which
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import queue
 import sqlite3
@@ -44,7 +45,7 @@ class Database:
         self._engine = connect(path)
         self._waiting: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write_loop, name="store-writer", daemon=True)
-        self._readers = ThreadPoolExecutor(_READERS, "store-reader", initializer=self._open_reader)
+        self._readers = ThreadPoolExecutor(_READERS, "store-reader")
         self._local = threading.local()
         self._reading: list[Connection] = []
 
@@ -72,15 +73,20 @@ class Database:
         """Runs ``work`` on a reader, in one consistent view of what is committed."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, work)
 
-    def _open_reader(self) -> None:
-        connection = self._engine.connect()
-        connection.exec_driver_sql("PRAGMA query_only=ON")
-        connection.rollback()
-        self._local.connection = connection
-        self._reading.append(connection)
+    def _reader(self) -> Connection:
+        """This thread's connection. One that could not be opened, for want of descriptors say, is asked for
+        again by the next query."""
+        connection: Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._engine.connect()
+            connection.exec_driver_sql("PRAGMA query_only=ON")
+            connection.rollback()
+            self._local.connection = connection
+            self._reading.append(connection)
+        return connection
 
     def _read(self, work: Callable[[Connection], T]) -> T:
-        connection: Connection = self._local.connection
+        connection = self._reader()
         with connection.begin():
             return work(connection)
 
@@ -116,7 +122,8 @@ class Database:
                     write.error = _told(error)
             transaction.commit()
         except Exception as error:
-            connection.rollback()
+            with contextlib.suppress(Exception):  # whatever is wrong with the disk, those who wait are told
+                connection.rollback()
             for write in group:
                 write.error = _told(error)
             events.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -104,7 +105,14 @@ def test_what_is_accepted_stays_inside_as_the_system_resolves_it(
     target = tmp_path / os.urandom(6).hex()
     materialise(entries, blobs, target)
     for path in links:
-        assert os.path.realpath(target / path).startswith(str(target))
+        try:
+            found = os.path.realpath(target / path, strict=True)
+        except FileNotFoundError:
+            found = os.path.realpath(target / path)
+        except OSError as error:
+            assert error.errno == errno.ELOOP  # it leads nowhere at all
+            continue
+        assert found.startswith(str(target))
 
 
 @pytest.mark.parametrize(
