@@ -22,7 +22,7 @@ async def read(call: Call) -> FileAnswer:
 
 async def archive(call: Call) -> Archive:
     job, directory, found = await artifacts.open_all(call.plane, call.principal, call.path["job_id"])
-    return Archive(directory, found, f"{job.name}-{job.id}")
+    return Archive(call.plane, directory, found, f"{job.name}-{job.id}")
 
 
 async def delete(call: Call) -> None:

@@ -146,7 +146,6 @@ class Endpoint(web.RequestHandler):
         if self._refused is not None:
             self._refuse(self._refused)
             return
-        self._running = asyncio.current_task()
         try:
             if self._sink is not None:
                 sink, self._sink = self._sink, None
@@ -276,6 +275,8 @@ class Endpoint(web.RequestHandler):
     async def _answer(self, result: object) -> None:
         if hasattr(result, "write"):
             answer: Answer = result
+            # Only what is written to a reader ends with the reader; what changes something is finished.
+            self._running = asyncio.current_task()
             await answer.write(_Wire(self))
             await self.finish()
             return

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import io
 import os
-import queue
 import re
+import threading
 import time
 import zipfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import quote
 
@@ -27,6 +25,9 @@ if TYPE_CHECKING:
 
 _HEARTBEAT_S = 15.0
 _PIECE = 256 * 1024
+
+#: A zip knows the times from 1980 to 2107 only.
+_ZIP_FIRST, _ZIP_LAST = 315532800, 4354819198
 
 #: What users made leaves as an attachment that no browser runs or shows as ours.
 _ATTACHMENT = {
@@ -156,26 +157,17 @@ def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
 class Archive:
     """All artifacts as a zip that is made while it is sent: nothing is kept in memory or on disk.
 
-    A thread writes it and waits for the reader; closes ``directory``.
+    A piece is made when the one before it was taken, so a slow reader holds no thread. Closes ``directory``.
     """
 
-    def __init__(self, directory: int, artifacts: list[Artifact], name: str) -> None:
+    def __init__(self, plane: Plane, directory: int, artifacts: list[Artifact], name: str) -> None:
+        self._plane = plane
         self._directory = directory
         self._artifacts = artifacts
         self._name = name
 
     async def write(self, to: Connection) -> None:
-        pieces: queue.Queue[bytes | None] = queue.Queue(maxsize=8)
-        gone = False
-
-        def put(data: bytes | None) -> None:
-            while not gone:
-                with contextlib.suppress(queue.Full):
-                    pieces.put(data, timeout=0.5)
-                    return
-            raise BrokenPipeError
-
-        writing = asyncio.get_running_loop().run_in_executor(None, self._fill, put)
+        zipped = _Zip(self._directory, self._artifacts)
         try:
             await to.begin(
                 200,
@@ -185,30 +177,47 @@ class Archive:
                     "Content-Disposition": f"attachment; filename*=UTF-8''{quote(self._name, safe='')}.zip",
                 },
             )
-            while (piece := await asyncio.to_thread(pieces.get)) is not None:
+            while piece := await self._plane.on_files(zipped.next):
                 await to.send(piece)
-            await writing
         finally:
-            gone = True
-            with contextlib.suppress(queue.Full):
-                pieces.put_nowait(None)  # wakes a thread that still waits for a piece
-            with contextlib.suppress(Exception):
-                await writing
+            # Behind a piece that is just being made for a reader who went away.
+            await self._plane.on_files(zipped.close)
 
-    def _fill(self, put: Callable[[bytes | None], None]) -> None:
-        try:
-            with zipfile.ZipFile(_Out(put), "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-                for artifact in self._artifacts:
-                    for info, data in _entry(self._directory, artifact):
-                        with archive.open(info, "w", force_zip64=True) as entry:
-                            for piece in data:
-                                entry.write(piece)
-        except BrokenPipeError:
-            return
-        finally:
-            os.close(self._directory)
-            with contextlib.suppress(BrokenPipeError):
-                put(None)
+
+class _Zip:
+    """The archive, a piece at a time. Its methods block, and may be called from several threads."""
+
+    def __init__(self, directory: int, artifacts: list[Artifact]) -> None:
+        self._directory = directory
+        self._turn = threading.Lock()
+        self._pieces = self._make(artifacts)
+
+    def next(self) -> bytes:
+        """The next piece; empty at the end."""
+        with self._turn:
+            return next(self._pieces, b"")
+
+    def close(self) -> None:
+        with self._turn:
+            self._pieces.close()
+            directory, self._directory = self._directory, -1
+            if directory >= 0:
+                os.close(directory)
+
+    def _make(self, artifacts: list[Artifact]) -> Generator[bytes, None, None]:
+        out = _Out()
+        with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            for artifact in artifacts:
+                for info, data in _entry(self._directory, artifact):
+                    with archive.open(info, "w", force_zip64=True) as entry:
+                        for piece in data:
+                            entry.write(piece)
+                            if out.size >= _PIECE:
+                                yield out.take()
+                if out.size >= _PIECE:
+                    yield out.take()
+        if out.size:
+            yield out.take()
 
 
 def _entry(directory: int, artifact: Artifact) -> Iterator[tuple[zipfile.ZipInfo, Iterator[bytes]]]:
@@ -218,9 +227,7 @@ def _entry(directory: int, artifact: Artifact) -> Iterator[tuple[zipfile.ZipInfo
     except (OSError, GradientError):
         return
     with os.fdopen(fd, "rb") as file:
-        moment = time.gmtime(
-            max(315532800, artifact.modified_us // 1_000_000)
-        )  # zip knows no time before 1980
+        moment = time.gmtime(max(_ZIP_FIRST, min(artifact.modified_us // 1_000_000, _ZIP_LAST)))
         info = zipfile.ZipInfo(artifact.path, moment[:6])
         info.compress_type = zipfile.ZIP_DEFLATED
         info.external_attr = 0o644 << 16
@@ -228,15 +235,23 @@ def _entry(directory: int, artifact: Artifact) -> Iterator[tuple[zipfile.ZipInfo
 
 
 class _Out(io.RawIOBase):
-    """A file that only goes forward, for ``zipfile``."""
+    """A file that only goes forward, for ``zipfile``: holds what was written until it is taken."""
 
-    def __init__(self, put: Callable[[bytes], None]) -> None:
-        self._put = put
+    def __init__(self) -> None:
+        self._held: list[bytes] = []
+        self.size = 0
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Buffer) -> int:
         piece = bytes(memoryview(data))
-        self._put(piece)
+        self._held.append(piece)
+        self.size += len(piece)
         return len(piece)
+
+    def take(self) -> bytes:
+        data = b"".join(self._held)
+        self._held.clear()
+        self.size = 0
+        return data

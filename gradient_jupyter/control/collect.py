@@ -28,11 +28,12 @@ _LATEST = (1 << 63) - 1
 
 def collect(directory: Path) -> tuple[list[Artifact], list[str]]:
     """Every artifact with its digest, on disk when this returns, and what was left out and why. Blocks."""
-    warnings: list[str] = []
     found: list[Artifact] = []
     skipped: list[str] = []
     with opened(directory, skipped.append) as fd:
-        for file in walk_inside(fd, skipped.append) if fd is not None else ():
+        if fd is None:
+            return [], _left_out(skipped)
+        for file in walk_inside(fd, skipped.append):
             try:
                 with os.fdopen(open_inside(fd, file.path), "rb") as content:
                     hasher = blake3.blake3()
@@ -48,10 +49,14 @@ def collect(directory: Path) -> tuple[list[Artifact], list[str]]:
             found.append(
                 Artifact(path=file.path, size=size, modified_us=modified_us, digest=hasher.hexdigest())
             )
-    if skipped:
-        shown = "; ".join(skipped[:5]) + (f"; and {len(skipped) - 5} more" if len(skipped) > 5 else "")
-        warnings.append(f"Left out of the artifacts: {shown}")
-    return found, warnings
+    return found, _left_out(skipped)
+
+
+def _left_out(skipped: list[str]) -> list[str]:
+    if not skipped:
+        return []
+    shown = "; ".join(skipped[:5]) + (f"; and {len(skipped) - 5} more" if len(skipped) > 5 else "")
+    return [f"Left out of the artifacts: {shown}"]
 
 
 def open_directory(directory: Path) -> int:

@@ -17,6 +17,7 @@ from gradient_jupyter.control import jobs
 from gradient_jupyter.control.access import Principal
 from gradient_jupyter.control.plane import Plane
 from gradient_jupyter.engines.framedlog import DamagedLog, Reader, whole_characters
+from gradient_jupyter.resources.base import now_us
 from gradient_jupyter.resources.errors import InvalidRequest, NotFound, ServerError
 from gradient_jupyter.resources.job import Job
 from gradient_jupyter.resources.log import Ended, LogPiece, Truncated
@@ -69,21 +70,29 @@ async def follow(
         job = await jobs.get(plane, principal, job_id)
         yield job
         cursor: _Cursor | None = None
+        damaged = False
         while True:
             subscription.log_grew = False
-            if cursor is None and job.attempt:
-                path = plane.layout.attempt(job_id, job.attempt) / "log"
-                cursor = await plane.on_files(_Cursor.open, path, start)
-                if cursor is not None:
-                    opened.callback(cursor.close)
-                    if cursor.truncated is not None:
-                        yield cursor.truncated
             grew = False
-            if cursor is not None:
-                while pieces := await plane.on_files(cursor.read):
-                    grew = True
-                    for piece in pieces:
-                        yield piece
+            try:
+                if cursor is None and job.attempt and not damaged:
+                    path = plane.layout.attempt(job_id, job.attempt) / "log"
+                    cursor = await plane.on_files(_Cursor.open, path, start)
+                    if cursor is not None:
+                        opened.callback(cursor.close)
+                        if cursor.truncated is not None:
+                            yield cursor.truncated
+                if cursor is not None and not damaged:
+                    while pieces := await plane.on_files(cursor.read):
+                        grew = True
+                        for piece in pieces:
+                            yield piece
+            except ServerError as damage:
+                # Said once, in the log's own place; the job's end is told as ever. A cut stream would only be
+                # opened again.
+                damaged = True
+                at = start if cursor is None else cursor.position
+                yield Piece(at, LogPiece(time_us=now_us(), stream=_NAMES[3], text=f"{damage}\n"))
             if subscription.job_changed:
                 subscription.job_changed = False
                 fresh = await jobs.get(plane, principal, job_id)
@@ -162,8 +171,16 @@ class _Cursor:
         self._offset += len(data)
         return data
 
+    @property
+    def position(self) -> Position:
+        return Position(self._reader.epoch, self._offset)
+
     def close(self) -> None:
         self._reader.close()
+
+    def __del__(self) -> None:
+        # Of one that was opened for a reader who had gone meanwhile nobody else knows.
+        self.close()
 
     def _joined(self) -> Iterator[tuple[str, int, bytes]]:
         with _told():

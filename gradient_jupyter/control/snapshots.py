@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from sqlalchemy import Connection
 
 from gradient_jupyter.control.access import Principal
@@ -40,13 +42,18 @@ class Intake:
             max_pack_bytes=plane.settings.max_pack_bytes,
         )
 
+        # A cut connection aborts while a piece or the commit may still be under way on a thread.
+        self._turn = asyncio.Lock()
+
     async def feed(self, chunk: bytes) -> None:
-        self._plane.check_space(len(chunk))
-        await self._plane.on_files(self._unpacker.feed, chunk)
+        async with self._turn:
+            self._plane.check_space(len(chunk))
+            await self._plane.on_files(self._unpacker.feed, chunk)
 
     async def finish(self) -> Received:
         """Answers once the bytes are on disk and noted as this owner's."""
-        stored = await self._plane.on_files(self._unpacker.close)
+        async with self._turn:
+            stored = await self._plane.on_files(self._unpacker.close)
         sizes = [(blob.digest, blob.size) for blob in stored]
         await self._plane.database.write(
             lambda connection: rows.hold(connection, self._principal.owner, sizes)
@@ -54,7 +61,8 @@ class Intake:
         return Received(stored=len(sizes))
 
     async def abort(self) -> None:
-        await self._plane.on_files(self._unpacker.abort)
+        async with self._turn:
+            await self._plane.on_files(self._unpacker.abort)
 
 
 async def create(plane: Plane, principal: Principal, manifest: Manifest) -> Snapshot:

@@ -21,6 +21,7 @@ from typing import Any, Literal, cast, get_args
 
 import msgspec
 import traitlets
+from sqlalchemy.exc import DatabaseError
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from traitlets.config import Application
@@ -32,6 +33,7 @@ from gradient_jupyter.control.access import Principal
 from gradient_jupyter.control.layout import Layout
 from gradient_jupyter.control.machines import Size
 from gradient_jupyter.control.plane import Plane, Settings
+from gradient_jupyter.engines.base import Unreachable
 from gradient_jupyter.engines.local import LocalEngine
 from gradient_jupyter.resources.base import now_us
 from gradient_jupyter.resources.server import API, Runtime, config_root, data_root, runtime_file
@@ -122,6 +124,8 @@ class GradientServer(Application):
             self._give_up(f"The data root {layout.root} cannot be used: {error}.", REFUSED)
         try:
             asyncio.run(Solo(self, layout, install).serve())
+        except CannotStart as error:
+            self._give_up(str(error), REFUSED)
         finally:
             os.close(lock)
 
@@ -140,6 +144,10 @@ class GradientServer(Application):
     def _give_up(self, message: str, code: int) -> Any:
         sys.stderr.write(f"gradient server: {message}\n")
         raise SystemExit(code)
+
+
+class CannotStart(Exception):
+    """Something the server needs is not to be had. The text says what and what to do."""
 
 
 class Solo:
@@ -170,11 +178,24 @@ class Solo:
             loop.add_signal_handler(number, self._done.set)
         layout, program = self._layout, self._program
         # The port first: whoever waits for it is told at once when it cannot be had.
-        sockets = bind_sockets(program.port, "127.0.0.1", socket.AF_INET)
+        try:
+            sockets = bind_sockets(program.port, "127.0.0.1", socket.AF_INET)
+        except OSError as error:
+            raise CannotStart(
+                f"The port {program.port} cannot be had: {error.strerror}. Take another (--port)."
+            ) from error
         port = sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         plane = Plane(layout, self._install, program.settings(), BlobStore(layout.blobs), self._local_engine)
-        await plane.start()
+        try:
+            await plane.start()
+        except Unreachable as error:
+            raise CannotStart(f"The engine cannot be used. {error}") from error
+        except DatabaseError as error:
+            raise CannotStart(
+                f"{layout.database} cannot be read: {error.orig}. Nothing was changed. Restore it from a "
+                "backup, or move it away to start empty."
+            ) from error
         runtime_path = runtime_file(layout.root)
         runtime = Runtime(
             url=self.url,

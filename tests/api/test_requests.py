@@ -6,6 +6,7 @@ import json
 import socket
 
 import pytest
+from solo import PATIENCE_S
 
 from gradient_jupyter.api.routes import JSON_BODY
 
@@ -211,3 +212,25 @@ def wait_gone(solo, path):
         if solo.request("GET", path).status == 404:
             return
     raise AssertionError("the stream of events ended")
+
+
+@pytest.mark.parametrize("origin", ["http://[", "http://[::1", "http://]"])
+def test_an_origin_that_is_no_address_is_a_foreign_one(solo, origin):
+    answer = solo.request("GET", "/jobs", headers={"Origin": origin}, token=None)
+    assert answer.status == 403
+    assert answer.json()["error"]["code"] == "foreign-origin"
+
+
+@pytest.mark.parametrize(("length", "status"), [("abc", 400), ("2, 3", 400), ("-1", 400), ("9" * 5000, 413)])
+def test_a_length_that_is_none_is_the_callers_mistake(solo, length, status):
+    host = solo.runtime.url.removeprefix("http://")
+    with socket.create_connection(host.split(":"), PATIENCE_S) as wire:
+        wire.sendall(
+            f"POST /api/v1/jobs HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {solo.runtime.token}\r\n"
+            f"Content-Length: {length}\r\n\r\n".encode()
+        )
+        assert wire.recv(12) == f"HTTP/1.1 {status}".encode()
+
+
+def test_a_name_does_not_end_in_a_line_break(solo):
+    assert solo.request("POST", "/projects", json_body={"name": "broken\n"}).status == 400

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
+import socket
 import subprocess
 import sys
 
@@ -159,3 +161,36 @@ def test_the_first_line_of_output_is_json_and_the_only_one(own_solo):
     own_solo.start()
     runtime = json.loads(next((own_solo.root / "runtime").glob("*.json")).read_text())
     assert runtime["url"].startswith("http://127.0.0.1:")
+
+
+def test_a_port_that_is_taken_is_said_so_and_is_no_traceback(own_solo):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        refused = run_server(own_solo, f"--port={other.getsockname()[1]}")
+    assert refused.returncode == 4
+    assert "cannot be had" in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_bubblewrap_that_is_asked_for_and_missing_is_said_so(own_solo):
+    own_solo.environment["PATH"] = str(own_solo.root)
+    refused = run_server(own_solo, "--isolation=bubblewrap")
+    assert refused.returncode == 4
+    assert "bubblewrap" in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_a_server_does_not_end_while_somebody_takes_a_download(tmp_path):
+    """Fault: one answer takes far longer than the server waits for requests (here 1 s)."""
+    server = SoloServer(tmp_path, "--idle=1", "--GradientServer.reserve_bytes=0")
+    script = "import os; open(os.environ['GRADIENT_ARTIFACTS_DIR'] + '/x', 'wb').truncate(64 << 20)"
+    try:
+        server.start()
+        job = server.job(sys.executable, "-c", script)
+        server.finished(job["id"])
+        answer = server.request("GET", f"/jobs/{job['id']}/artifacts/x", stream=True)
+        taken = 0
+        while piece := answer.read(1 << 20):
+            taken += len(piece)
+            select.select([], [], [], 0.05)  # a reader that takes its time, though never 1 s
+        assert taken == 64 << 20
+        assert server.process is not None and server.process.wait(PATIENCE_S) == 0
+    finally:
+        server.stop()
