@@ -8,10 +8,15 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that tests find the harness `solo`
 
 from solo import SoloServer
+
+# Machines are noisy: no test fails for being slow.
+settings.register_profile("gradient", deadline=None)
+settings.load_profile("gradient")
 
 
 @pytest.hookimpl(wrapper=True)

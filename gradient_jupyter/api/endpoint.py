@@ -97,6 +97,7 @@ class Endpoint(web.RequestHandler):
         self.routes = {route.method: route for route in routes}
         self._chunks: list[bytes] = []
         self._size = 0
+        self._drained = 0
         self._sink: Sink | None = None
         self._running: asyncio.Task[None] | None = None
         self._refused: Exception | None = None
@@ -113,19 +114,18 @@ class Endpoint(web.RequestHandler):
                 self.request.connection.set_max_body_size(1 << 60)  # type: ignore[union-attr]
                 self._sink = self._route.sink(self._call)
         except Exception as error:
-            # An answer before the whole request is read costs the connection, so a small body is read first.
             self._refused = error
             if _declared(self.request.headers) > _DRAIN:
-                self._refuse(error)
+                self._refuse_early(error)
 
     async def data_received(self, chunk: bytes) -> None:
         self.host.touch()
         if self._finished:
             return  # refused already; tornado closes the connection after the answer
         if self._refused is not None:
-            self._size += len(chunk)
-            if self._size > _DRAIN:
-                self._refuse(self._refused)
+            self._drained += len(chunk)
+            if self._drained > _DRAIN:
+                self._refuse_early(self._refused)
             return
         try:
             if self._sink is not None:
@@ -135,10 +135,10 @@ class Endpoint(web.RequestHandler):
             self._refuse_large(self._size)
             self._chunks.append(chunk)
         except Exception as error:
+            self._refused = error
             if self._sink is not None:
                 sink, self._sink = self._sink, None
                 await sink.abort()
-            self._refuse(error)
 
     async def _dispatch(self, **_: str) -> None:
         if self._finished:
@@ -287,6 +287,12 @@ class Endpoint(web.RequestHandler):
         self.set_header("Content-Type", "application/json")
         await self.finish(msgspec.json.encode(result))
 
+    def _refuse_early(self, error: Exception) -> None:
+        """Answers before the whole request is read. That costs the connection, so it is said, and a small
+        body is read to its end instead."""
+        self.set_header("Connection", "close")
+        self._refuse(error)
+
     def _refuse(self, error: Exception) -> None:
         if not isinstance(error, GradientError):
             incident = new_id("x")
@@ -311,8 +317,6 @@ class Endpoint(web.RequestHandler):
             self.set_header("WWW-Authenticate", "Bearer")
         if status == 405:
             self.set_header("Allow", ", ".join(sorted(self.routes)) or "GET")
-        if isinstance(error, TooLarge):
-            self.set_header("Connection", "close")
         self.finish(msgspec.json.encode(ErrorAnswer(error=error.body())))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import socket
 
@@ -234,3 +235,22 @@ def test_a_length_that_is_none_is_the_callers_mistake(solo, length, status):
 
 def test_a_name_does_not_end_in_a_line_break(solo):
     assert solo.request("POST", "/projects", json_body={"name": "broken\n"}).status == 400
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/blobs", b"rubbish" * 1000), ("/jobs", b"{"), ("/nothing", b"x" * 1000), ("/server", b"x")],
+)
+def test_a_refusal_leaves_the_connection_usable_or_says_that_it_is_closed(solo, path, body):
+    """A client that keeps its connection must not send its next request into a closed one."""
+    connection = http.client.HTTPConnection(solo.runtime.url.removeprefix("http://"), timeout=60)
+    headers = {"Authorization": f"Bearer {solo.runtime.token}"}
+    for _ in range(20):
+        connection.request("POST", f"/api/v1{path}", body=body, headers=headers)
+        answer = connection.getresponse()
+        answer.read()
+        assert answer.status in (400, 404, 405)
+        assert not answer.will_close
+        connection.request("GET", "/api/v1/server", headers=headers)
+        assert connection.getresponse().read()
+    connection.close()
