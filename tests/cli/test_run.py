@@ -163,6 +163,15 @@ def test_what_cannot_be_run_is_one_sentence(
     assert "\x1b" not in ended.err
 
 
+def test_a_name_that_is_not_utf8_is_named_with_what_to_do(gradient: Any, directory: Path) -> None:
+    Path(os.fsdecode(os.fsencode(directory) + b"/caf\xe9.txt")).touch()
+    ended = gradient("run", "train.py")
+    assert ended.code == 1
+    assert "caf\\xe9.txt" in ended.err and "UTF-8" in ended.err and "next:" in ended.err
+    (directory / ".gradientignore").write_text("caf*\n")
+    assert gradient("run", "train.py").code == 0
+
+
 def test_errors_are_json_where_json_was_asked_for(gradient: Any) -> None:
     for words in (("run", "--json", "--machineType", "A100x4", "true"), ("run", "--json", "--bogus", "true")):
         ended = gradient(*words)
