@@ -196,6 +196,8 @@ class Endpoint(web.RequestHandler):
             error = NotAllowed("This method does not exist here.")
         elif status_code >= 500:
             error = ServerError("Something went wrong in the server.", next="Its log says more.")
+        # tornado refuses before it reads the request, and then closes the connection.
+        self.set_header("Connection", "close")
         self._write_refusal(error, status_code)
 
     # The steps.
