@@ -51,6 +51,8 @@ async def submit(plane: Plane, principal: Principal, request: CreateJob, idempot
             number=project_rows.next_number(connection, project.id), command=request.command,
             snapshot=request.snapshot, machine_type=machine_type, state=State.PENDING, phase=Phase.QUEUED,
             target=Target.RUN, created_us=created, env=request.env, host=request.host,
+            priority=request.priority, retries=request.retries, max_duration_s=request.max_duration_s,
+            tags=tuple(dict.fromkeys(request.tags)), source=request.source,
             history=(Moment(state=State.PENDING, phase=Phase.QUEUED, time_us=created),),
         )  # fmt: skip
         rows.create(connection, job, idempotency_key)

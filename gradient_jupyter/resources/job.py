@@ -106,6 +106,21 @@ class HostEnvironment(Request, frozen=True, kw_only=True):
     path: tuple[Annotated[str, msgspec.Meta(max_length=4096, pattern=r"^/[^\x00]*\Z")], ...] = ()
 
 
+#: One word or short phrase by which a person finds jobs again.
+Tag = Annotated[
+    str, msgspec.Meta(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f\ud800-\udfff]+\Z")
+]
+Tags = Annotated[tuple[Tag, ...], msgspec.Meta(max_length=50)]
+#: Orders the jobs of one owner; between owners their shares decide. Higher goes first.
+Priority = Annotated[int, msgspec.Meta(ge=-100, le=100)]
+#: How many more attempts may follow the first.
+Retries = Annotated[int, msgspec.Meta(ge=0, le=100)]
+#: Seconds that one attempt may run, counted by the clock that nobody sets.
+MaxDuration = Annotated[float, msgspec.Meta(gt=0, le=366 * 24 * 3600)]
+#: Where the files came from, for people: a directory, an archive, a repository and its commit.
+Source = Annotated[str, msgspec.Meta(max_length=4096, pattern=r"^[^\x00-\x1f\x7f\ud800-\udfff]*\Z")]
+
+
 class CreateJob(Request, frozen=True, kw_only=True):
     """What a caller asks for. Either ``project_id`` or ``project`` (a name, made if absent)."""
 
@@ -124,6 +139,11 @@ class CreateJob(Request, frozen=True, kw_only=True):
     """None: the server's default."""
     host: HostEnvironment | None = None
     env: dict[EnvName, Word] = msgspec.field(default_factory=dict)
+    priority: Priority = 0
+    retries: Retries = 0
+    max_duration_s: MaxDuration | None = None
+    tags: Tags = ()
+    source: Source = ""
 
 
 class Job(Resource, frozen=True, kw_only=True):
@@ -154,6 +174,16 @@ class Job(Resource, frozen=True, kw_only=True):
     ended_us: int | None = None
     env: dict[str, str] = msgspec.field(default_factory=dict)
     host: HostEnvironment | None = None
+    priority: int = 0
+    retries: int = 0
+    """How many attempts may follow the first when one fails or is lost."""
+    max_duration_s: float | None = None
+    """How long one attempt may run; None: as long as it likes."""
+    tags: tuple[str, ...] = ()
+    source: str = ""
+    """Where its files came from, in words for people; empty when nobody said."""
+    rerun_of: str | None = None
+    """The job it repeats."""
     warnings: tuple[str, ...] = ()
     history: tuple[Moment, ...] = ()
 

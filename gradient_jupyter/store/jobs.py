@@ -52,6 +52,8 @@ def create(connection: Connection, job: Job, idempotency_key: str | None) -> Non
             snapshot=job.snapshot, machine_type=job.machine_type, env=_json(job.env),
             host=_json(job.host) if job.host else None, target=job.target, state=job.state, phase=job.phase,
             attempt=0, engine="", warnings="[]", history=_json(job.history), idempotency_key=idempotency_key,
+            priority=job.priority, retries=job.retries, max_duration_s=job.max_duration_s,
+            tags=_json(job.tags), source=job.source, rerun_of=job.rerun_of,
         )
     )  # fmt: skip
     events.append(connection, job.owner, job.project_id, "job", job.id, Action.CREATED, job)
@@ -242,6 +244,8 @@ def _job(row: Row[Any]) -> Job:
         exit_code=row.exit_code, attempt=row.attempt, engine=row.engine, started_us=row.started_us,
         ended_us=row.ended_us, env=decode(row.env, type=dict[str, str]),
         host=decode(row.host, type=HostEnvironment) if row.host else None,
+        priority=row.priority, retries=row.retries, max_duration_s=row.max_duration_s,
+        tags=decode(row.tags, type=tuple[str, ...]), source=row.source, rerun_of=row.rerun_of,
         warnings=decode(row.warnings, type=tuple[str, ...]),
         history=decode(row.history, type=tuple[Moment, ...]),
     )  # fmt: skip

@@ -111,6 +111,12 @@ jobs = Table(
     Column("warnings", Text, nullable=False),
     Column("history", Text, nullable=False),
     Column("idempotency_key", String),
+    Column("priority", Integer, nullable=False, server_default="0"),
+    Column("retries", Integer, nullable=False, server_default="0"),
+    Column("max_duration_s", Float),
+    Column("tags", Text, nullable=False, server_default="[]"),
+    Column("source", String, nullable=False, server_default=""),
+    Column("rerun_of", String),
     UniqueConstraint("owner", "idempotency_key"),
     Index(None, "project_id", "seq"),
     Index(None, "state", "seq"),
@@ -126,6 +132,10 @@ attempts = Table(
     Column("created_us", Integer, nullable=False),
     Column("ended_us", Integer),
     Column("exit_code", Integer),
+    # How it ended: the state and the reason the job would have had, had it been the last attempt.
+    Column("state", String),
+    Column("reason", Text),
+    Column("started_us", Integer),
 )  # fmt: skip
 
 claims = Table(

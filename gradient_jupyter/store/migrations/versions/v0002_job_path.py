@@ -1,0 +1,30 @@
+"""The job path: priorities, retries, the longest run, tags, where files came from, how each attempt ended."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.add_column("jobs", sa.Column("priority", sa.Integer, nullable=False, server_default="0"))
+    op.add_column("jobs", sa.Column("retries", sa.Integer, nullable=False, server_default="0"))
+    op.add_column("jobs", sa.Column("max_duration_s", sa.Float))
+    op.add_column("jobs", sa.Column("tags", sa.Text, nullable=False, server_default="[]"))
+    op.add_column("jobs", sa.Column("source", sa.String, nullable=False, server_default=""))
+    op.add_column("jobs", sa.Column("rerun_of", sa.String))
+    op.add_column("attempts", sa.Column("state", sa.String))
+    op.add_column("attempts", sa.Column("reason", sa.Text))
+    op.add_column("attempts", sa.Column("started_us", sa.Integer))
+
+
+def downgrade() -> None:
+    for name in ("started_us", "reason", "state"):
+        op.drop_column("attempts", name)
+    for name in ("rerun_of", "source", "tags", "max_duration_s", "retries", "priority"):
+        op.drop_column("jobs", name)
