@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -45,20 +45,31 @@ class SoloServer:
         self._pool = urllib3.PoolManager(retries=False, timeout=PATIENCE_S)
 
     def start(self) -> SoloServer:
+        self.launch()
+        assert self.ready(), f"the server did not start:\n{self.log()}"
+        return self
+
+    def launch(self, before: tuple[str, ...] = (), prepare: Callable[[], None] | None = None) -> None:
+        """Starts the process and does not wait for it. ``before`` is put before its command, ``prepare`` runs
+        in the child."""
         with (self.root / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "gradient_jupyter.server", *self.options],
+                [*before, sys.executable, "-m", "gradient_jupyter.server", *self.options],
                 env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
-                start_new_session=True,
+                start_new_session=True, preexec_fn=prepare,
             )  # fmt: skip
-        assert self.process.stdout is not None
+
+    def ready(self) -> bool:
+        """Waits until it can be reached. False: it ended before."""
+        assert self.process is not None and self.process.stdout is not None
         with self.process.stdout as ready:
             line = ready.readline()
-        assert line, f"the server did not start:\n{self.log()}"
+        if not line:
+            return False
         assert json.loads(line)["pid"] == self.process.pid
         (path,) = (self.root / "runtime").glob("gradient-*.json")
         self.runtime = msgspec.json.decode(path.read_bytes(), type=Runtime)
-        return self
+        return True
 
     def kill(self) -> None:
         """As a power cut to the process would: no handler runs."""

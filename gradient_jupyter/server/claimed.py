@@ -53,7 +53,8 @@ def claim(root: Path, lock: Path) -> int:
 def publish(path: Path, runtime: Runtime) -> None:
     """Writes the runtime file, 0600, in one step."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    # One name for whoever holds the data root, so that what a killed one left of it is not left for ever.
+    draft = path.with_name(f".{path.name}.draft")
     with contextlib.suppress(FileNotFoundError):
         draft.unlink()
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

@@ -11,12 +11,13 @@ Who may see which blob is not known here.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import os
 import re
 import secrets
 import struct
-import time
+import weakref
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -40,7 +41,6 @@ _PIECE = 1 << 20
 #: Up to here (as stored, and decoded) a blob is read, decoded and verified in one go.
 SMALL_STORED, SMALL_DECODED = 1 << 20, 4 << 20
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_LEFTOVER_SECONDS = 24 * 3600
 #: From here on one ``syncfs`` is cheaper than an ``fsync`` for each.
 _FEW = 4
 
@@ -171,13 +171,18 @@ class BlobStore:
                 yield held
 
     def _remove_leftovers(self) -> None:
-        """What a crash left in ``tmp``. Younger files may belong to another process that is still writing."""
-        oldest = time.time() - _LEFTOVER_SECONDS
-        with os.scandir(self._temporary) as listing:
-            for entry in listing:
+        """What a crash left in ``tmp``, unless another process has the store open and may be writing there.
+
+        Having it open is to hold a shared lock on that directory: no clock tells the dead from the living.
+        """
+        fd = os.open(self._temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, fd)
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for name in os.listdir(fd):
                 with contextlib.suppress(OSError):
-                    if entry.stat(follow_symlinks=False).st_mtime < oldest:
-                        os.unlink(entry.path)
+                    os.unlink(name, dir_fd=fd)
+        fcntl.flock(fd, fcntl.LOCK_SH)
 
 
 class Batch:
