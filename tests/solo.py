@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -49,14 +49,13 @@ class SoloServer:
         assert self.ready(), f"the server did not start:\n{self.log()}"
         return self
 
-    def launch(self, before: tuple[str, ...] = (), prepare: Callable[[], None] | None = None) -> None:
-        """Starts the process and does not wait for it. ``before`` is put before its command, ``prepare`` runs
-        in the child."""
+    def launch(self, before: tuple[str, ...] = ()) -> None:
+        """Starts the process and does not wait for it. ``before`` is put before its command."""
         with (self.root / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [*before, sys.executable, "-m", "gradient_jupyter.server", *self.options],
                 env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
-                start_new_session=True, preexec_fn=prepare,
+                start_new_session=True,
             )  # fmt: skip
 
     def ready(self) -> bool:

@@ -6,6 +6,8 @@ refused, because what its writer meant is unknown here.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sqlite3
 from pathlib import Path
 
@@ -77,10 +79,34 @@ def _migrate(path: Path) -> None:
 
 
 def _back_up(path: Path, version: str) -> None:
+    """A whole copy beside it, on disk when this returns; until then nothing bears its name."""
     target = path.with_name(f"{path.name}.before-{version}")
-    source, copy = sqlite3.connect(path), sqlite3.connect(target)
+    draft = path.with_name(f"{path.name}.backing-up")
+    draft.unlink(missing_ok=True)
     try:
-        source.backup(copy)
+        source, copy = sqlite3.connect(path), sqlite3.connect(draft)
+        try:
+            # What a kill leaves of a draft is thrown away, so it needs no journal of its own.
+            copy.execute("PRAGMA journal_mode=OFF")
+            source.backup(copy)
+        finally:
+            source.close()
+            copy.close()
+        _sync(draft)
+        draft.replace(target)
+        _sync(target.parent)
+    except (OSError, sqlite3.Error) as error:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise SchemaRefused(
+            f"{path} cannot be backed up, so it was not brought to the schema of this version: {error}. "
+            "Nothing was changed. Is there space for a copy of it?"
+        ) from error
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
     finally:
-        source.close()
-        copy.close()
+        os.close(fd)

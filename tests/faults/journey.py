@@ -1,9 +1,9 @@
 """Everything a person does with jobs, once through, whoever dies meanwhile; and what must hold of it.
 
 A ``Journey`` sends a directory, runs it, has a second job queued behind, stops a third while it waits and a
-fourth while it runs, deletes a fifth before and a sixth after its run, follows a log and fetches an artifact. When the
-server is gone it calls ``heal`` and repeats the step it was at: submits with the same key, streams from where
-they were cut. That is all a client may do, and all it needs.
+fourth while it runs, deletes a fifth before and a sixth after its run, follows a log and fetches artifacts.
+When the server is gone it calls ``heal`` and repeats the step it was at: submits with the same key, streams
+from where they were cut. That is all a client may do, and all it needs.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import blake3
+from faults import remains, witness
 from solo import SoloServer
 from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import HTTPError
 
-from faults import remains, witness
 from gradient_jupyter.resources.snapshot import File
 from gradient_jupyter.workspace.packs import pack
 

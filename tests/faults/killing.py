@@ -5,12 +5,12 @@ or taken away, an answer sent, a process started or signalled. The signal comes 
 them, which therefore does not happen. A sweep over all n is thus in every state that others can see between
 two effects.
 
-``strace --inject`` counts per thread and per kind of call, so in a program of many threads most places cannot
-be reached with it. This tracer counts over the whole process. It follows threads (``PTRACE_O_TRACECLONE``) and
-no processes: neither ``fork`` nor ``vfork`` is asked for, so a supervisor that a server starts is out of its
-reach and goes on by itself, as it would if the server alone were killed.
+``strace --inject`` counts per thread and per kind of call, so in a program of many threads most places are
+out of its reach. This tracer counts over the whole process. It follows threads (``PTRACE_O_TRACECLONE``) and
+no processes: neither ``fork`` nor ``vfork`` is asked for, so a supervisor that a server starts goes on by
+itself, as it would if the server alone were killed.
 
-The file is a program too: ``python -I -S killing.py PID CALLS N SIGNAL PATTERN``. Linux on x86-64 and arm64.
+The file is a program too, and runs the tracer. Linux on x86-64 and arm64.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ CALLS = {
     "write": ("write", "pwrite64", "writev", "ftruncate"),
     "sync": ("fsync", "fdatasync", "syncfs"),
     "name": (
-        "rename", "renameat", "renameat2", "link", "linkat", "unlink", "unlinkat", "mkdir", "mkdirat", "rmdir",
-        "symlink", "symlinkat",
+        "rename", "renameat", "renameat2", "link", "linkat", "unlink", "unlinkat", "mkdir", "mkdirat",
+        "rmdir", "symlink", "symlinkat",
     ),
     "create": ("open", "openat"),
     "send": ("sendto", "sendmsg", "connect"),
@@ -42,8 +42,10 @@ CALLS = {
 }  # fmt: skip
 ALL = ",".join(CALLS)
 
-#: Waits to be told to go on before it becomes the program, so that a tracer sees that from its first call.
-HELD = ("/bin/sh", "-c", 'kill -STOP $$; exec "$@"', "held")
+#: Put before a command: lets it be traced where only ancestors may. ``HELD`` also stops until somebody sends
+#: CONT, so that a tracer sees the program from its first call.
+TRACEABLE = (sys.executable, "-I", "-S", __file__, "traceable")
+HELD = (sys.executable, "-I", "-S", __file__, "held")
 
 _NUMBERS = {
     "x86_64": {
@@ -76,12 +78,6 @@ _WALL = 0x40000000
 _CLONE_THREAD = 0x10000
 _AT_FDCWD = 0xFFFFFF9C
 _NOISE = re.compile(r"server\.log$|^anon_inode:|^/dev/null$|-shm$")
-
-
-def let_be_traced() -> None:
-    """For a child before its ``exec``: where only ancestors may trace, anybody of the same user may trace it."""
-    with contextlib.suppress(OSError):
-        ctypes.CDLL(None).prctl(_PR_SET_PTRACER, ctypes.c_ulong(-1), 0, 0, 0)
 
 
 class Killer:
@@ -275,7 +271,17 @@ class _Tracer:
         return int(self._libc.ptrace(request, tid, address, data))
 
 
+def _become(program: list[str], held: bool) -> None:
+    with contextlib.suppress(OSError):
+        ctypes.CDLL(None).prctl(_PR_SET_PTRACER, ctypes.c_ulong(-1), 0, 0, 0)
+    if held:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    os.execvp(program[0], program)
+
+
 def _main() -> None:
+    if sys.argv[1] in ("traceable", "held"):
+        _become(sys.argv[2:], sys.argv[1] == "held")
     pid, calls, at, signum, where = sys.argv[1:]
     tracer = _Tracer(int(pid), calls, int(at), int(signum), where)
 

@@ -141,12 +141,16 @@ def _files(server: SoloServer) -> list[str]:
             match = _FILES.fullmatch(path)
             if match is None or (match["job"] and match["job"] not in jobs):
                 found.append(f"file {path}")
-    for directory in (server.data / "jobs").glob("*"):
-        if directory.name not in jobs:
-            found.append(f"directory {directory.name}, whose job has no row")
-    for identity in snapshots:
-        if not (server.data / "blobs" / identity[:2] / identity).exists():
-            found.append(f"snapshot {identity}, whose manifest is not there")
+    found.extend(
+        f"directory {directory.name}, whose job has no row"
+        for directory in (server.data / "jobs").glob("*")
+        if directory.name not in jobs
+    )
+    found.extend(
+        f"snapshot {identity}, whose manifest is not there"
+        for identity in snapshots
+        if not (server.data / "blobs" / identity[:2] / identity).exists()
+    )
     (runtime,) = (server.root / "runtime").glob("gradient-*.json")
     allowed = {runtime.name, f"{runtime.name}.start"}
     found.extend(f"runtime file {path.name}" for path in runtime.parent.iterdir() if path.name not in allowed)

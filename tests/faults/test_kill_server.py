@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
-
 from faults.journey import Journey
-from faults.killing import ALL, CALLS, place
+from faults.killing import CALLS, Killer, place
 from faults.victim import Victim
 
 #: Transition → the kinds of call, the place, and the how manieth of it within a journey.
@@ -126,22 +126,20 @@ def test_a_server_killed_at_any_effect_of_its_recovery_loses_and_repeats_nothing
     m, fired = 0, True
     while fired:
         m += 1
-        second = []
-
-        def heal(m: int = m, second: list[bool] = second) -> None:
-            victim.gone()
-            if not second:
-                killer = victim.start_before(m, ALL)
-                second.append(False)
-                killers.append(killer)
-                if victim.ready():
-                    return  # it goes on under the killer
-                victim.gone()
-            victim.start()
-
-        killers: list = []
+        second: list[Killer] = []
         with victim.stand_behind(nth, calls, where):
-            Journey(victim, heal).run()
-        (killer,) = killers
+            Journey(victim, partial(heal_under_a_killer, victim, m, second)).run()
+        (killer,) = second
         fired = killer.end().fired
     print(f"\nafter {first!r}: killed again {m - 1} times")
+
+
+def heal_under_a_killer(victim: Victim, at: int, killers: list[Killer]) -> None:
+    """The first start has a killer behind it; if that one strikes, the next has not."""
+    victim.gone()
+    if not killers:
+        killers.append(victim.start_before(at))
+        if victim.ready():
+            return
+        victim.gone()
+    victim.start()

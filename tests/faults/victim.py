@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
+from faults.killing import ALL, HELD, TRACEABLE, Killer
 from solo import SoloServer
-
-from faults.killing import ALL, HELD, Killer, let_be_traced
 
 
 class Victim(SoloServer):
@@ -20,8 +18,8 @@ class Victim(SoloServer):
         (root / "tmp").mkdir()
         self.environment["TMPDIR"] = str(root / "tmp")
 
-    def launch(self, before: tuple[str, ...] = (), prepare: Callable[[], None] | None = None) -> None:
-        super().launch(before, prepare or let_be_traced)
+    def launch(self, before: tuple[str, ...] = TRACEABLE) -> None:
+        super().launch(before)
 
     def start(self) -> SoloServer:
         """With the owner's ``/storage`` made, so that a first kill meets what every later one meets."""
