@@ -56,8 +56,12 @@ def duration(us: int) -> str:
 
 
 def moment(us: int, now_us: int) -> str:
-    """Local time; with the date when it is not today's."""
-    then, now = (datetime.datetime.fromtimestamp(at / 1e6).astimezone() for at in (us, now_us))
+    """Local time; with the date when it is not today's. A file may bear any time: of one that no calendar
+    knows, nothing."""
+    try:
+        then, now = (datetime.datetime.fromtimestamp(at / 1e6).astimezone() for at in (us, now_us))
+    except (ValueError, OverflowError, OSError):
+        return ""
     return then.strftime("%H:%M:%S" if then.date() == now.date() else "%Y-%m-%d %H:%M")
 
 

@@ -37,6 +37,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     whole_host: bool = True
     default_machine_type: str | None = None
     stop_grace_s: float = 10
+    patience_s: float = 10
+    """After the grace: when an engine that was asked to stop a task is asked again."""
     reserve_bytes: int = 256 * 2**20
     """No upload is accepted and no run is started when less than this is free."""
     max_blob_bytes: int = 8 * 2**30

@@ -117,6 +117,10 @@ class Reconciler:
                 self._work.add_later(job_id, 1.0)
                 return
             await self._act(job, seen, action)
+            if isinstance(action, Stop):
+                # Whatever does not answer is not asked politely for ever.
+                settings = self._plane.settings
+                self._work.add_later(job_id, settings.stop_grace_s + settings.patience_s)
             if isinstance(action, Stop | Erase):
                 return
             before = action

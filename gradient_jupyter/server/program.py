@@ -80,6 +80,12 @@ class GradientServer(Application):
     stop_grace_s = traitlets.Float(10.0, min=0, help="Between TERM and KILL when a job is stopped.").tag(
         config=True
     )
+    patience_s = traitlets.Float(
+        10.0,
+        min=0,
+        help="How long a job's supervisor that does not answer (paused, stuck on a disk) is waited for, "
+        "after the grace, before it is killed with the job.",
+    ).tag(config=True)
     reserve_bytes = traitlets.Int(
         256 * 2**20,
         min=0,
@@ -138,6 +144,7 @@ class GradientServer(Application):
             machine_types=sizes,
             default_machine_type=self.default_machine_type or None,
             stop_grace_s=self.stop_grace_s,
+            patience_s=self.patience_s,
             reserve_bytes=self.reserve_bytes,
         )
 
@@ -235,6 +242,7 @@ class Solo:
             plane.unpack,
             install=self._install,
             isolation=cast("Isolation", self._program.isolation),
+            patience_s=self._program.patience_s,
         )
 
     async def _until_done(self, plane: Plane) -> None:

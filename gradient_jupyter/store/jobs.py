@@ -145,7 +145,9 @@ def change(
     phase = phase or job.phase
     history = job.history
     if (state, phase) != (job.state, job.phase):
-        history = (*history, Moment(state=state, phase=phase, time_us=now_us()))
+        # In the order in which it happened, also when the clock was set back meanwhile.
+        time_us = max(now_us(), history[-1].time_us if history else 0)
+        history = (*history, Moment(state=state, phase=phase, time_us=time_us))
     changed = msgspec.structs.replace(job, state=state, phase=phase, history=history, **values)
     columns: dict[str, Any] = {"state": state, "phase": phase, "history": _json(history)}
     for name, value in values.items():

@@ -2,7 +2,7 @@
 
 One file per directory, under a cache directory. It is a cache and nothing more: a file that is missing,
 damaged, of another version or not writable costs time, never correctness. Writers replace it as a whole,
-so of two at the same time the last one wins and neither leaves half a file.
+so nobody reads half a file; of two at the same time one writes.
 
 A digest is kept only if the file had not been touched for a while when the hashing began (git calls the
 others *racily clean*). An edit in the same tick of the file system's clock would leave size and times as they
@@ -12,8 +12,8 @@ were, and the old digest would pass for the new content.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -70,15 +70,17 @@ class StatCache:
         target = self._file(root)
         with contextlib.suppress(OSError):
             target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            fd, temporary = tempfile.mkstemp(dir=target.parent, prefix=".writing-")
-            try:
-                with os.fdopen(fd, "wb") as file:
-                    file.write(_MAGIC + blake3.blake3(body).digest() + body)
-                os.replace(temporary, target)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    os.unlink(temporary)
-                raise
+            # One name for every writer, so that those who are killed leave one file and not one each.
+            draft = target.with_name(f".{target.name}.writing")
+            fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            with os.fdopen(fd, "wb") as file:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of two at a time one writes
+                if not os.path.samestat(os.fstat(fd), os.stat(draft)):
+                    return  # it has just become the cache of another writer
+                file.truncate(0)
+                file.write(_MAGIC + blake3.blake3(body).digest() + body)
+                file.flush()
+                os.replace(draft, target)
 
     def _file(self, root: Path) -> Path:
         return self._directory / "hashed" / blake3.blake3(os.fsencode(root)).hexdigest(length=16)

@@ -150,7 +150,9 @@ class Journey:
                         last_id = identity
                         offset = int(identity.partition("-")[2])
                         text += data["text"]  # type: ignore[index]
-                        assert offset > position and offset == len(text.encode()), "a gap in the stream"
+                        assert offset > position and offset == len(text.encode()), (
+                            f"a gap in the stream before {identity}: {text!r}"
+                        )
                         position = offset
                         if text.endswith(printed):
                             return text, None

@@ -202,8 +202,12 @@ class _Tracer:
                 self._ptrace(_SYSCALL, tid, 0, stop)
 
     def tell(self) -> None:
-        sys.stdout.write(json.dumps({"fired": self._fired, "sites": self._sites}) + "\n")
-        sys.stdout.flush()
+        """What was seen so far, in one line; not to be broken by being told to let go."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        line = json.dumps({"fired": self._fired, "sites": self._sites}).encode() + b"\n"
+        while line:
+            line = line[os.write(1, line) :]
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
 
     def _called(self, tid: int) -> None:
         size = self._ptrace(_SYSCALL_INFO, tid, len(self._info), ctypes.addressof(self._info))
@@ -291,8 +295,7 @@ def _main() -> None:
 
     signal.signal(signal.SIGTERM, let_go)
     tracer.attach()
-    sys.stdout.write("armed\n")
-    sys.stdout.flush()
+    os.write(1, b"armed\n")
     tracer.run()
     tracer.tell()
 

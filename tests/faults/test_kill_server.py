@@ -106,7 +106,11 @@ def test_a_server_killed_at_any_effect_loses_and_repeats_nothing(
         while fired:
             n += 1
             with server.stand_behind(n, calls) as killer:
-                Journey(server, healed(server)).run()
+                try:
+                    Journey(server, healed(server)).run()
+                except BaseException as error:
+                    error.add_note(f"killed at {n}: {killer.end().sites[-1:]}")
+                    raise
             fired = killer.fired
             if fired:
                 places[place(killer.sites[-1], server.root)] += 1

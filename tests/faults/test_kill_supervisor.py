@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -31,12 +31,14 @@ trap 'echo saved; end; exit 0' TERM
 echo up
 while :; do sleep 1000 & wait; done
 """
+#: Waits for its test.
+GATE = 'read -r go < "$GRADIENT_STORAGE_DIR/gate"'
 #: Many times what a pipe holds, so that the supervisor must read and append many times.
 LINES = 400
 _PAD = "x" * 2000
 MANY_LINES = f"""
 begin; echo up
-read -r go < "$GRADIENT_STORAGE_DIR/gate"
+{GATE}
 i=0; while [ $i -lt {LINES} ]; do echo "line $i {_PAD}"; i=$((i + 1)); done
 end
 """
@@ -51,7 +53,12 @@ pytestmark = pytest.mark.skipif(not may_trace(), reason="only ancestors may trac
 
 
 @asynccontextmanager
-async def running(root: Path, isolation: str, script: str) -> AsyncIterator[tuple[LocalEngine, Task]]:
+async def running(
+    root: Path,
+    isolation: str,
+    script: str,
+    ensure: Callable[[LocalEngine, Task], Awaitable[None]] = LocalEngine.ensure,
+) -> AsyncIterator[tuple[LocalEngine, Task]]:
     """An engine and a task of it that has said that it is up."""
     places = [root / name for name in ("storage", "datasets", "job")]
     for place in places:
@@ -66,7 +73,7 @@ async def running(root: Path, isolation: str, script: str) -> AsyncIterator[tupl
     engine = LocalEngine(root / "engine", lambda _, to: to.mkdir(), install="test", isolation=isolation)  # type: ignore[arg-type]
     await engine.start()
     try:
-        await engine.ensure(task)
+        await ensure(engine, task)
         async for chunk in engine.logs(KEY):
             if chunk.data.endswith(b"up\n"):
                 break

@@ -1,7 +1,7 @@
 """The independent witness: a file that the jobs themselves append to, out of reach of our own records.
 
-Every job of a fault test writes ``begin`` and ``end`` lines with its id, attempt, pid and start time to a file
-in its owner's ``/storage``, each synced before it goes on. They stand there in the order of what happened.
+Every job of a fault test writes ``begin`` and ``end`` lines with its id, attempt, pid and start time to a
+file in its owner's ``/storage``, each synced before it goes on. They stand there in the order of events.
 """
 
 from __future__ import annotations

@@ -35,7 +35,8 @@ _SUPERVISOR = Path(__file__).with_name("supervisor.py")
 SCRATCH = ("home", "tmp")
 _READY_S = 30.0
 """For a supervisor to come up; on a starved host it takes long, and then ``ensure`` is simply asked again."""
-_STOP_S = 10.0
+PATIENCE_S = 10.0
+"""For a supervisor that lives to do what it was asked to; after that it is killed with its task."""
 _KILL_S = 10.0
 #: Where the loader of the supervisor's interpreter may have to look. Nothing else of ours is passed on.
 _LOADER = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH", "PYTHONHOME")
@@ -169,15 +170,29 @@ class Attempt:
         if seen and seen.phase is Phase.PENDING:
             raise Unreachable(f"The supervisor of {self.key} did not come up; it is worth asking again.")
 
-    def ask_to_stop(self, grace_s: float) -> None:
-        """Leaves the request and knocks; ends a task that has no supervisor and was never started."""
+    def ask_to_stop(self, grace_s: float, patience_s: float = PATIENCE_S) -> None:
+        """Leaves the request and knocks; ends a task that has no supervisor and was never started.
+
+        Asked again when the grace of an earlier request and then ``patience_s`` have passed, it waits no more
+        for a supervisor that does not answer (paused, or stuck on its disk): it is killed with its task.
+        """
         seen = self.look()
         if seen is None or seen.phase in (Phase.SUCCEEDED, Phase.FAILED):
             return
         if seen.phase is Phase.LOST:
             self.kill_leftovers()
             return
-        request = {"grace_s": max(0.0, grace_s), "id": secrets.token_hex(8)}
+        now, grace_s = time.monotonic(), max(0.0, grace_s)
+        due_s = now + grace_s
+        if (earlier := private.read(self._dir, private.STOP)) and earlier.get("boot") == process.boot_id():
+            due_s = min(due_s, float(earlier.get("due_s", due_s)))
+        if now >= due_s + patience_s:
+            self._put_down()
+            self._end_unborn()
+            return
+        request = {
+            "grace_s": grace_s, "id": secrets.token_hex(8), "due_s": due_s, "boot": process.boot_id(),
+        }  # fmt: skip
         knock = signal.SIGUSR1
         try:
             private.write(self._dir, private.STOP, request, durable=False)
@@ -208,7 +223,15 @@ class Attempt:
         finally:
             os.close(lock)
 
-    def remove(self) -> None:
+    def _put_down(self) -> None:
+        """Kills the supervisor, if one lives. Its children first: it leads to them."""
+        if private.held(self._dir) and (who := self._supervisor()):
+            for pid in process.descendants(who.pid):
+                process.signal_pid(pid, signal.SIGKILL)
+            process.send(who, signal.SIGKILL)
+            self._wait_for_supervisor(time.monotonic() + _KILL_S)
+
+    def remove(self, patience_s: float = PATIENCE_S) -> None:
         """Raises ``Unreachable`` when a process of it cannot be killed (yet)."""
         spec = self.spec()
         if spec is None:
@@ -217,14 +240,10 @@ class Attempt:
             return
         with contextlib.suppress(OSError):  # a full disk is no reason to keep what fills it
             self.ask_to_stop(0)
-        until = time.monotonic() + _STOP_S
+        until = time.monotonic() + patience_s
         while private.held(self._dir) and time.monotonic() < until:
             self._wait_for_supervisor(until)
-        if private.held(self._dir) and (who := self._supervisor()):
-            # It does not answer (paused, or stuck on its disk). Its children first: it leads to them.
-            for pid in process.descendants(who.pid):
-                process.signal_pid(pid, signal.SIGKILL)
-            process.send(who, signal.SIGKILL)
+        self._put_down()
         self.kill_leftovers()
         directory = Path(spec["directory"])
         lock = private.take_lock(self._dir)  # so that no supervisor that is still coming up starts anything

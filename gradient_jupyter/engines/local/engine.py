@@ -32,7 +32,15 @@ from gradient_jupyter.engines.base import (
 )
 from gradient_jupyter.engines.framedlog import Reader
 from gradient_jupyter.engines.local import inventory
-from gradient_jupyter.engines.local.attempt import NEW, PROBE, TRASH, Attempt, delete_tree, no_space
+from gradient_jupyter.engines.local.attempt import (
+    NEW,
+    PATIENCE_S,
+    PROBE,
+    TRASH,
+    Attempt,
+    delete_tree,
+    no_space,
+)
 from gradient_jupyter.engines.local.hints import Hints
 from gradient_jupyter.engines.local.world import Isolation, Worlds
 
@@ -50,16 +58,24 @@ class LocalEngine:
 
     ``root`` holds one private directory per task and belongs to this engine alone. ``materialise`` unpacks a
     snapshot. ``install`` tells this installation's tasks from another's. ``isolation`` chooses how worlds are
-    made: "auto" takes bubblewrap if it works here, "bubblewrap" refuses to start without it.
+    made: "auto" takes bubblewrap if it works here, "bubblewrap" refuses to start without it. ``patience_s``
+    is how long a supervisor that does not answer is waited for, before it is killed with its task.
     """
 
     def __init__(
-        self, root: Path, materialise: Materialise, *, install: str, isolation: Isolation = "auto"
+        self,
+        root: Path,
+        materialise: Materialise,
+        *,
+        install: str,
+        isolation: Isolation = "auto",
+        patience_s: float = PATIENCE_S,
     ) -> None:
         self._root = root.absolute()
         self._materialise = materialise
         self._install = install
         self._isolation: Isolation = isolation
+        self._patience_s = patience_s
         self._worlds = Worlds(None, "it has not been looked at yet")
         self._cpus = 1.0
         self._hints = Hints(self._root)
@@ -164,12 +180,13 @@ class LocalEngine:
 
     async def stop(self, key: str, grace_s: float) -> None:
         if _KEY.fullmatch(key):
-            await self._run(self._quick, lambda: Attempt(self._root, key).ask_to_stop(grace_s))
+            attempt = Attempt(self._root, key)
+            await self._run(self._quick, lambda: attempt.ask_to_stop(grace_s, self._patience_s))
             self._hints.give(Hint(key=key, kind=HintKind.STATE))
 
     async def remove(self, key: str) -> None:
         if _KEY.fullmatch(key):
-            await self._in_turn(key, lambda: Attempt(self._root, key).remove())
+            await self._in_turn(key, lambda: Attempt(self._root, key).remove(self._patience_s))
             self._hints.give(Hint(key=key, kind=HintKind.STATE))
 
     async def _in_turn(self, key: str, work: Callable[[], _T]) -> _T:

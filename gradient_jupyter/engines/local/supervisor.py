@@ -86,7 +86,6 @@ class Run:
         self._wake = world.wake
         self._poll.register(self._wake, select.POLLIN)
         self._wait_status: int | None = None
-        self._ended_us = 0
         self._ended_at = 0.0
         self._childless = False
         self.stopped = False
@@ -257,7 +256,7 @@ class Run:
                 return
             if pid == self._main:
                 self._wait_status = status
-                self._ended_us, self._ended_at = endings.now_us(), time.monotonic()
+                self._ended_at = time.monotonic()
                 self._tree.main_ended()
                 if not self.stopped:
                     self._tree.end_by(self._ended_at + LEFTOVER_GRACE_S)
@@ -291,8 +290,10 @@ class Run:
 
     def _finish(self, ending: Ending) -> Ending:
         ending.stopped = self.stopped
-        ending.started_us, ending.ended_us = self.started_us, self._ended_us
         ending.duration_s = self._ended_at - self._started_at
+        # So that it lasted as long as it did, whoever set the clock meanwhile.
+        ending.started_us = self.started_us
+        ending.ended_us = self.started_us + round(ending.duration_s * 1e6)
         return ending
 
     def kill(self) -> None:
