@@ -297,6 +297,8 @@ class Reader:
                 self.epoch = _HEADER.unpack(head)[1]
             elif MAGIC.startswith(head.rstrip(b"\0")[: len(MAGIC)]) and self._torn(0, len(head)):
                 return False  # a header that never was whole; zeros are what a power loss may leave of it
+            elif os.pread(self._fd, _HEADER.size, 0) != head:
+                return self._ready()  # it was written while we looked
             else:
                 raise DamagedLog(self._path, 0, "it does not begin as a log does")
         return True

@@ -255,3 +255,25 @@ def test_arguments_out_of_range_are_refused(path: Path) -> None:
             with pytest.raises(ValueError, match="must"):
                 reader.read(offset, limit)
         assert reader.read(5) == []
+
+
+def test_a_log_that_is_made_while_it_is_opened_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fault: the first frame is written between a reader's look at the header and its look behind it. P7."""
+    path = tmp_path / "log"
+    path.touch()
+    looked: list[int] = []
+    pread = os.pread
+
+    def look_then_write(fd: int, size: int, offset: int) -> bytes:
+        data = pread(fd, size, offset)
+        looked.append(offset)
+        if len(looked) == 1:
+            with framedlog.Writer(path) as writer:
+                writer.append(1, b"first\n", 1)
+        return data
+
+    monkeypatch.setattr(os, "pread", look_then_write)
+    with framedlog.Reader(path) as reader:
+        assert b"".join(chunk.data for chunk in reader.read(0)) == b"first\n"
