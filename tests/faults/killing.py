@@ -21,6 +21,7 @@ import json
 import os
 import platform
 import re
+import select
 import signal
 import struct
 import subprocess
@@ -97,30 +98,48 @@ class Killer:
         )  # fmt: skip
         assert self._tracer.stdout is not None
         self._out = self._tracer.stdout
-        armed = self._out.readline()
-        assert armed == b"armed\n", "this process may not be traced"
+        self._unread = b""
+        armed = self._line()
+        assert armed == b"armed", "this process may not be traced"
         self.sites: list[str] = []
         """What it saw, in order. The last one did not happen if ``fired``."""
         self.fired = False
 
     def wait_fired(self) -> bool:
         """Blocks until the signal was sent, or until the process has ended without it."""
-        line = self._out.readline()
-        self._read(line)
+        self._read(self._line())
         return self.fired
+
+    def poll(self, timeout_s: float) -> bool:
+        """Waits so long at most for what ``wait_fired`` waits for. False: it has not come yet."""
+        line = self._line(timeout_s)
+        self._read(line)
+        return line is not None
 
     def end(self) -> Killer:
         """Lets go of the process, if it still is there, and tells what was seen."""
         if self._tracer.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 self._tracer.send_signal(signal.SIGTERM)
-        for line in self._out:
+        while line := self._line():
             self._read(line)
         self._out.close()
         self._tracer.wait()
         return self
 
-    def _read(self, line: bytes) -> None:
+    def _line(self, timeout_s: float | None = None) -> bytes | None:
+        """What the tracer says next; empty when it says no more, None when it said nothing in time."""
+        while b"\n" not in self._unread:
+            if not select.select([self._out], [], [], timeout_s)[0]:
+                return None
+            more = os.read(self._out.fileno(), 1 << 16)
+            if not more:
+                return b""
+            self._unread += more
+        line, _, self._unread = self._unread.partition(b"\n")
+        return line
+
+    def _read(self, line: bytes | None) -> None:
         if line:
             told = json.loads(line)
             self.fired = self.fired or told["fired"]
