@@ -106,7 +106,8 @@ class Journey:
         began = witness.check(witness.read(self.server.storage()), one_at_a_time=True)  # P3, P4
         assert [began[job_id] for job_id in (work, behind, waiting, forever)] == [1, 1, 0, 1]
         assert (began[unwanted], began[old]) == (0, 1)
-        assert self.log == self.server.text(work) and self.log.endswith(LOG), self.log  # P7
+        whole = self._ask("GET", f"/jobs/{work}/log").data.decode()
+        assert self.log == whole and whole.endswith(LOG), self.log  # P7
         for job_id in self.final:
             if job_id not in (unwanted, old):
                 self.look(job_id)  # P5

@@ -2,9 +2,9 @@
 
 Fault: SIGKILL and SIGSTOP of the server at an effect that is drawn by a seed, again and again. Every submit
 is written down as ok or unknown, and the history is checked against the server, the witness and the logs.
-Each ok has exactly one job with one final state, each unknown none or one (P1, P5); nothing began twice (P2 to
-P4); what was followed is gap-free and is what the file holds (P7); artifacts are what their digests say (P9);
-pages neither miss nor repeat; nothing is left (P11). It heals with each next start.
+Each ok has exactly one job with one final state, each unknown none or one (P1, P5); nothing began twice (P2
+to P4); what was followed is gap-free and is what the file holds (P7); artifacts are what their digests say
+(P9); pages neither miss nor repeat; nothing is left (P11). It heals with each next start.
 """
 
 from __future__ import annotations

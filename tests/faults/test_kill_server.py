@@ -73,7 +73,13 @@ def test_a_server_killed_in_any_transition_loses_and_repeats_nothing(victim: Vic
         assert journey.heals
 
 
-@pytest.mark.parametrize("at", ["a job is accepted", "files are unpacked", "a task is forgotten"])
+@pytest.mark.parametrize(
+    "at",
+    [
+        "files are unpacked",
+        *(pytest.param(at, marks=pytest.mark.slow) for at in ("a job is accepted", "a task is forgotten")),
+    ],
+)
 def test_a_server_killed_while_it_recovers_loses_and_repeats_nothing(victim: Victim, at: str) -> None:
     again = iter(AGAIN.values())
 

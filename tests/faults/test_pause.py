@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -73,30 +74,29 @@ def nothing_is_left(server: Victim, job_id: object) -> None:
 
 
 @pytest.mark.parametrize("victim", ["none"], indirect=True)
-@pytest.mark.parametrize("at", ["a job is accepted", "the supervisor is made", "artifacts are collected"])
-def test_a_server_paused_in_a_transition_goes_on_where_it_was(victim: Victim, at: str) -> None:
+def test_a_server_paused_in_a_transition_goes_on_where_it_was(victim: Victim) -> None:
     """Meanwhile nobody takes its place (P2, P3)."""
-    calls, where, nth = PLACES[at]
     assert victim.process is not None
     pid = victim.process.pid
-    with Killer(pid, nth, calls, where, signal.SIGSTOP) as killer:
-        nobody: list[Exception] = []
+    for at in ("a job is accepted", "the supervisor is made", "artifacts are collected"):
+        calls, where, nth = PLACES[at]
+        with Killer(pid, nth, calls, where, signal.SIGSTOP) as killer:
+            told: list[AssertionError] = []
 
-        def meanwhile() -> None:
-            killer.wait_fired()
-            try:
-                refused(victim)
-            except AssertionError as error:
-                nobody.append(error)
-            finally:
-                os.kill(pid, signal.SIGCONT)
+            def meanwhile(killer: Killer = killer, told: list[AssertionError] = told) -> None:
+                killer.wait_fired()
+                try:
+                    refused(victim)
+                except AssertionError as error:
+                    told.append(error)
+                finally:
+                    os.kill(pid, signal.SIGCONT)
 
-        watcher = threading.Thread(target=meanwhile)
-        watcher.start()
-        journey = Journey(victim, lambda: pytest.fail("it was only paused"))
-        journey.run()
-        watcher.join()
-    assert killer.fired and not nobody, nobody
+            watcher = threading.Thread(target=meanwhile)
+            watcher.start()
+            Journey(victim, lambda: pytest.fail("it was only paused")).run()
+            watcher.join()
+        assert killer.fired and not told, told
 
 
 @pytest.mark.parametrize("victim", ["none"], indirect=True)
@@ -185,21 +185,22 @@ def test_a_job_that_is_paused_can_be_stopped(victim: Victim) -> None:
 
 
 @pytest.mark.skipif(not may_trace(), reason="only ancestors may trace here (yama.ptrace_scope)")
-@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
 @pytest.mark.parametrize("isolation", ["none", "bubblewrap"])
 def test_a_supervisor_paused_at_its_birth_finds_itself_fenced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, isolation: str
 ) -> None:
     """The engine gives it up and makes another; when it wakes, the command has its one start already (P3)."""
+    patience_s = attempt._READY_S
     monkeypatch.setattr(attempt, "_READY_S", 0.3)
     held = tmp_path / "python"
-    held.write_text(f'#!/bin/sh\necho $$ > {tmp_path}/held\nexec {" ".join(HELD)} {sys.executable} "$@"\n')
+    held.write_text(f'#!/bin/sh\n{" ".join(HELD)} {sys.executable} "$@" <&0 &\necho $! > {tmp_path}/held\n')
     held.chmod(0o755)
     python = sys.executable
     monkeypatch.setattr(sys, "executable", str(held))
 
     def heal() -> None:
         monkeypatch.setattr(sys, "executable", python)
+        monkeypatch.setattr(attempt, "_READY_S", patience_s)
 
     asyncio.run(wake_the_first(tmp_path, isolation, heal))
 
@@ -213,10 +214,11 @@ async def wake_the_first(root: Path, isolation: str, heal: Callable[[], None]) -
 
     async with running(root, isolation, f"begin; echo up; {GATE}; end", ensured) as (engine, task):
         first = int((root / "held").read_text())
+        ended = os.pidfd_open(first)
         os.kill(first, signal.SIGCONT)
-        # What was held forks and ends; its child finds the lock taken, or the end written, and ends too.
-        os.waitid(os.P_PID, first, os.WEXITED | os.WNOWAIT)
-        subprocess.run(["true"], check=True)  # by which the module reaps what was given up
+        # It forks and ends; its child finds the lock taken, or the end written, and ends too.
+        select.select([ended], [], [])
+        os.close(ended)
         (task.storage / "gate").write_text("go\n")
         text = b"".join([chunk.data async for chunk in engine.logs(KEY)])
         assert text.endswith(b"up\n")
