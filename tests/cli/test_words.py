@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradient_jupyter.cli.ansi import Filter
-from gradient_jupyter.cli.text import clean, count, duration, memory, ordinal, size
+from gradient_jupyter.cli.text import clean, count, duration, memory, moment, ordinal, size
 
 #: Everything a terminal might take for more than text.
 TRICKY = st.text(
@@ -109,3 +109,10 @@ def test_counts_and_places() -> None:
         "112th",
     ]
     assert (memory(30 * 2**30), memory(int(1.5 * 2**30))) == ("30 GB", "1.5 GB")
+
+
+def test_a_time_that_no_calendar_knows_is_no_error() -> None:
+    """Fault: a job gave a file the latest time there is (P14)."""
+    assert moment(2**63 - 1, 0) == ""
+    assert moment(0, 2**31 * 10**6).startswith("19")
+    assert moment(2**32 * 10**6, 0).startswith("2106")

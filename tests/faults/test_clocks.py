@@ -67,7 +67,10 @@ def check_times(jobs: list[Record]) -> None:
             assert 0 <= job["ended_us"] - job["started_us"] < HOUR_US
 
 
-@pytest.mark.parametrize("clock", ["-1d", "2040-01-19 03:14:07", pytest.param("+1d", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "clock",
+    ["2040-01-19 03:14:07", *(pytest.param(clock, marks=pytest.mark.slow) for clock in ("-1d", "+1d"))],
+)
 def test_a_server_whose_clock_is_wrong_or_frozen_does_all_it_does(
     victim: Victim, fake: dict[str, str], clock: str
 ) -> None:

@@ -31,7 +31,6 @@ GRADIENT = (sys.executable, "-m", "gradient_jupyter.cli")
 
 PLACES = (
     (1, r"connect socket:"),
-    (2, r"sendto socket:"),
     (4, r"sendto socket:"),
     (6, r"sendto socket:"),
     # Last, because nothing is remembered of a file that is younger than two seconds.
@@ -107,9 +106,8 @@ class Person:
         assert not (jobs and lacking), "a job whose files are not there"
         again = self.run("--name", name, "sh", "work.sh")
         assert (again["state"], len(self.jobs(name))) == ("Stopped", len(jobs) + 1)
-        assert len(blobs(self.server) - before) == len(lacking) + (
-            not jobs and not self._known(again, before)
-        )
+        new = blobs(self.server) - before - {again["snapshot"]}  # its manifest is a blob as well
+        assert len(new) == len(lacking)
         assert self.lacking() == set()
         began = witness.check(witness.read(self.server.storage()))
         assert all(began[job["id"]] == 1 for job in self.jobs(name))
@@ -158,7 +156,16 @@ def test_a_command_killed_at_any_effect_leaves_one_job_or_none(person: Person) -
     print(f"\nkilled {n - 1} times, at {dict(places)}")
 
 
-@pytest.mark.parametrize("where", [r"openat .*\.start$", r"^(v?fork|clone3?)$", r"connect socket:"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        r"^(v?fork|clone3?)$",
+        *(
+            pytest.param(where, marks=pytest.mark.slow)
+            for where in (r"openat .*\.start$", r"connect socket:")
+        ),
+    ],
+)
 def test_a_command_killed_while_it_starts_the_server_leaves_the_next_one_a_server(
     person: Person, where: str
 ) -> None:

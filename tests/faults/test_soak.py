@@ -81,8 +81,10 @@ def test_a_server_in_long_use_keeps_its_size(tmp_path: Path) -> None:
         assert not left, left
         early, late = samples[: ROUNDS // 3], samples[-ROUNDS // 3 :]
         assert {one.rows for one in early} == {one.rows for one in late}
-        assert max(one.descriptors for one in late) <= max(one.descriptors for one in early)
-        assert max(one.threads for one in late) <= max(one.threads for one in early)
+        for of in (lambda one: one.descriptors, lambda one: one.threads):
+            # One left by each round of ten jobs would make it twice as many.
+            grown = statistics.median(map(of, late)) - statistics.median(map(of, early))
+            assert grown < ROUNDS // 3, samples
         assert {one.files for one in early} == {one.files for one in late}
         grown = statistics.median(one.memory_kb for one in late) - statistics.median(
             one.memory_kb for one in early
