@@ -127,6 +127,8 @@ class Journal:
             if self._closing.wait(SYNC_AFTER_S):
                 return
             self._dirty.clear()
+            if self._closing.is_set():
+                return  # it was set since we looked, and what we have just cleared was to wake us for it
             with contextlib.suppress(OSError):
                 self._log.sync()
 
