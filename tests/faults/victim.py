@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from pathlib import Path
 
+from faults import remains
 from faults.killing import ALL, HELD, TRACEABLE, Killer
 from solo import SoloServer
 
@@ -26,6 +28,13 @@ class Victim(SoloServer):
         super().start()
         self.storage()
         return self
+
+    def stop(self) -> None:
+        """With all that a test that failed has left of its jobs."""
+        super().stop()
+        for pid in remains.processes(self):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def stand_behind(self, at: int, calls: str = ALL, where: str = "") -> Killer:
         """A killer of the running server."""
