@@ -33,7 +33,7 @@ PLACES = (
     (1, r"connect socket:"),
     (4, r"sendto socket:"),
     (6, r"sendto socket:"),
-    # Last, because nothing is remembered of a file that is younger than two seconds.
+    # Nothing is remembered of a file that is younger than two seconds.
     (1, r"write .*\.writing$"),
     (1, r"rename .*/hashed/\w+$"),
 )
@@ -47,7 +47,7 @@ class Person:
         self.directory = server.root / "leaf-health"
         self.directory.mkdir()
         self._work = self.directory / "work.sh"
-        self._work.write_text(witness.SHELL + "begin; echo worked; end\n")
+        self._write()
         self.environment = {
             **server.environment, "PYTHONPATH": _ROOT, "PYTHONWARNINGS": "error", "LC_ALL": "C.UTF-8",
         }  # fmt: skip
@@ -57,8 +57,12 @@ class Person:
         for name in ("data.txt", "notes.txt"):
             (self.directory / name).write_text(secrets.token_hex(2000))
 
+    def _write(self) -> None:
+        self._work.write_text(f"# {secrets.token_hex(8)}\n{witness.SHELL}begin; echo worked; end\n")
+
     def grow_old(self) -> None:
-        """Until the script is old enough for its digest to be remembered."""
+        """The script is another one, and old enough for its digest to be remembered."""
+        self._write()
         while (left := self._work.stat().st_ctime + 2.1 - time.time()) > 0:
             select.select([], [], [], left)
 
@@ -142,12 +146,12 @@ def test_a_command_killed_in_any_step_leaves_one_job_or_none(person: Person) -> 
 
 @pytest.mark.slow
 def test_a_command_killed_at_any_effect_leaves_one_job_or_none(person: Person) -> None:
-    person.grow_old()
     places: Counter[str] = Counter()
     n, fired = 0, True
     while fired:
         n += 1
         person.edit()
+        person.grow_old()
         killer = person.killed(n, "", f"run-{n}")
         person.check(f"run-{n}")
         fired = killer.fired

@@ -42,8 +42,8 @@ PLACES = {
 }
 #: Those of them whose neighbours are tried with every change.
 SWEPT = {
-    "its name is on the disk", "a snapshot is known", "a machine is claimed", "the workspace is there",
-    "the next one is placed", "a stop is announced",
+    "its name is on the disk", "a snapshot is known", "a machine is claimed", "files are unpacked",
+    "the workspace is there", "artifacts are collected", "the next one is placed", "a stop is announced",
 }  # fmt: skip
 #: Of the recovery that follows each kill, and the kill in it.
 AGAIN = {
