@@ -99,6 +99,8 @@ class Route:
     """Takes the body as it arrives; its ``finish`` is the answer and ``handle`` is not called."""
     media: str = "application/json"
     """The media type of the answer."""
+    from_inside: bool = False
+    """Also open to a running job, with its attempt's token, for itself: ``{job_id}`` must be its own."""
     headers: dict[str, str] = field(default_factory=dict)
     """Request headers it understands, with what they mean: for the document."""
 
