@@ -88,8 +88,9 @@ def routes() -> list[Route]:
             summary="Every run of a job's command, oldest first",
         ),
         Route(
-            "PUT", "/jobs/{job_id}/progress", Right.WRITE, report, body=Progress, returns=Progress, status=202,
-            summary="How far a run is, as it says itself with its GRADIENT_JOB_TOKEN", from_inside=True,
+            "PUT", "/jobs/{job_id}/progress", Right.WRITE, report, body=Progress, returns=Progress,
+            status=202, from_inside=True,
+            summary="How far a run is, as it says itself with its GRADIENT_JOB_TOKEN",
         ),
         Route(
             "POST", "/jobs/{job_id}/stop", Right.WRITE, stop, returns=Job, status=202,

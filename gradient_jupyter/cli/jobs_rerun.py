@@ -47,6 +47,8 @@ def rerun(
     gradient jobs rerun --env LR=0.01 --retries 2 j7k2m9qxw3ab
     gradient jobs rerun j7k2m9qxw3ab -- python train.py --epochs 50
     """
+    if words[:1] == ("--",):  # after the job's id, click leaves it where it is
+        words = words[1:]
     from gradient_jupyter.cli.submit import accepted
     from gradient_jupyter.client import Client
 
