@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 
-from gradient_jupyter.control import machines, queue, tasks
+from gradient_jupyter.control import machines, placing, tasks
 from gradient_jupyter.control.collect import collect
+from gradient_jupyter.control.machines import Room
 from gradient_jupyter.control.plan import Action, Conclude, Ensure, Erase, Note, Remove, Stop, plan
-from gradient_jupyter.control.queue import Placement
 from gradient_jupyter.control.workqueue import WorkQueue
 from gradient_jupyter.engines.base import Conflict, HintKind, Observation, Rejected, Unreachable
 from gradient_jupyter.resources.artifact import Artifact
@@ -31,6 +31,7 @@ from gradient_jupyter.store import events as event_rows
 from gradient_jupyter.store import jobs as rows
 from gradient_jupyter.store import ledger
 from gradient_jupyter.store import projects as project_rows
+from gradient_jupyter.store.ledger import Claim
 from gradient_jupyter.workspace.inside import remove_tree
 
 if TYPE_CHECKING:
@@ -52,11 +53,13 @@ class Reconciler:
     def __init__(self, plane: Plane) -> None:
         self._plane = plane
         self._work = WorkQueue()
+        self._reload = True
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Begins with everything that is not finished."""
         await self._relist()
+        await self._reload_queue()
         self._tasks = [
             *(asyncio.create_task(self._worker(), name=f"reconcile-{number}") for number in range(_WORKERS)),
             asyncio.create_task(self._relist_forever(), name="relist"),
@@ -228,45 +231,63 @@ class Reconciler:
         self.look_at_queue()
 
     async def _place(self) -> None:
-        plane = self._plane
-        nodes = await plane.engine.nodes()
-        waiting, claims = await plane.database.read(
-            lambda connection: (rows.waiting(connection), ledger.taken(connection))
-        )
-        sizes = machines.sizes(plane.settings.machine_types, nodes, plane.settings.whole_host)
-        placements = queue.place(waiting, sizes, machines.rooms(nodes, claims))
-        if placements:
+        plane, queue = self._plane, self._plane.queue
+        if self._reload:
+            await self._reload_queue()
+        if not queue:
+            return
+        nodes, sizes = await plane.nodes(), await plane.sizes()
+        chosen = placing.place(queue, sizes, nodes, plane.settings.limits)
+        if chosen:
             name = plane.engine.capabilities().name
 
             def work(connection: Connection) -> list[str]:
-                return [each.job_id for each in placements if self._claim(connection, each, name)]
+                left = {room.node: room for room in machines.rooms(nodes, ledger.taken(connection))}
+                return [each.job_id for each in chosen if self._claim(connection, each, left, name)]
 
-            for job_id in await plane.database.write(work):
+            try:
+                stored = await plane.database.write(work)
+            except BaseException:
+                self._reload = True  # the queue holds for them what the rows do not say
+                raise
+            for job_id in stored:
                 self.look_at(job_id)
-        if waiting:
-            plane.changes.queue_moved()
+            if len(stored) < len(chosen):
+                self._reload = True  # some moved on meanwhile, and what they would have had is free
+                self.look_at_queue()
+        plane.changes.queue_moved()
 
-    def _claim(self, connection: Connection, placement: Placement, engine: str) -> bool:
-        """Intent before effect: attempt, claim and key stand in the store before the engine hears of it."""
-        job = rows.find(connection, placement.job_id)
+    def _claim(self, connection: Connection, claim: Claim, left: dict[str, Room], engine: str) -> bool:
+        """Intent before effect: attempt, claim and key stand in the store before the engine hears of it.
+        The rows decide: ``left`` is what they have left."""
+        job = rows.find(connection, claim.job_id)
         if job is None or job.state is not State.PENDING or job.target is not Target.RUN:
             return False
-        attempt = job.attempt + 1
+        room = left.get(claim.node)
+        if job.attempt + 1 != claim.attempt or room is None or not room.takes(claim):
+            log.error("%s: the queue thought otherwise of it or of its machine than the rows", job.id)
+            return False
         rows.change(
-            connection, job, state=State.PROVISIONING, phase=Phase.STARTING, attempt=attempt, engine=engine,
-            reason=_STARTING,
+            connection, job, state=State.PROVISIONING, phase=Phase.STARTING, attempt=claim.attempt,
+            engine=engine, reason=_STARTING,
         )  # fmt: skip
         rows.begin_attempt(
-            connection, job.id, attempt, tasks.key(self._plane.install, job.id, attempt), engine
+            connection, job.id, claim.attempt, tasks.key(self._plane.install, job.id, claim.attempt), engine
         )
-        ledger.take(
-            connection,
-            ledger.Claim(
-                job_id=job.id, attempt=attempt, node=placement.node, machine_type=placement.machine_type,
-                cpus=placement.size.cpus, memory_bytes=placement.size.memory_bytes, gpus=placement.gpus,
-            ),
-        )  # fmt: skip
+        ledger.take(connection, claim)
         return True
+
+    async def _reload_queue(self) -> None:
+        """The rows are the truth of who waits and who holds what."""
+        plane = self._plane
+        plane.queue.begin_reload()
+        waiting, claims = await plane.database.read(
+            lambda connection: (rows.waiting(connection), ledger.taken(connection))
+        )
+        corrected = plane.queue.reload(waiting, claims)
+        self._reload = False
+        if corrected and self._tasks:
+            log.info("the queue was corrected by the rows of %s", ", ".join(corrected[:10]))
 
     async def _erase_projects(self) -> None:
         def work(connection: Connection) -> None:
@@ -276,10 +297,12 @@ class Reconciler:
         await self._plane.database.write(work)
 
     async def _relist(self) -> None:
-        """The truth, every minute: every unfinished row, and everything the engine has."""
+        """The truth, every minute: every row with a step to take, those that wait, and everything the engine
+        has."""
         plane = self._plane
-        for job_id in await plane.database.read(rows.unfinished):
+        for job_id in await plane.database.read(rows.unsettled):
             self._work.add(job_id)
+        self._reload = True
         self._work.add(_QUEUE)
         self._work.add(_PROJECTS)
         try:
