@@ -6,7 +6,7 @@ import time
 
 from gradient_jupyter.cli import states
 from gradient_jupyter.cli.terminal import paint, say
-from gradient_jupyter.cli.text import clean, command_line, duration, moment
+from gradient_jupyter.cli.text import clean, command_line, duration, moment, ordinal
 from gradient_jupyter.resources.job import Job
 
 _WORD = 13
@@ -31,7 +31,7 @@ def job_sheet(job: Job) -> None:
     queue = (
         ""
         if job.queue_position is None
-        else ("next" if job.queue_position == 1 else f"{job.queue_position}th")
+        else ("next" if job.queue_position == 1 else ordinal(job.queue_position))
     )
     facts(
         [

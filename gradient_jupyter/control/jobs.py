@@ -133,18 +133,18 @@ async def _check_machine(plane: Plane, wanted: str | None) -> str:
             next=f"Known here: {known}. `gradient machineTypes` shows their sizes.",
             code="unknown-machine-type",
         )
-    if machines.fits(sizes[name], machines.rooms(await plane.nodes())) == 0:
-        raise Conflict(
-            f"No machine here is as large as {name}, so the job would wait for ever.",
-            next=f"Choose another: {known}. `gradient machineTypes` shows their sizes.",
-            code="machine-type-too-large",
-        )
     most = plane.settings.limits.max_gpus
     if most is not None and sizes[name].gpus > most:
         raise Conflict(
             f"{name} has {sizes[name].gpus} GPUs, and you may use {most} at a time.",
             next=f"Choose another: {known}. `gradient machineTypes` shows their sizes.",
             code="over-limit",
+        )
+    if machines.fits(sizes[name], machines.rooms(await plane.nodes())) == 0:
+        raise Conflict(
+            f"No machine here is as large as {name}, so the job would wait for ever.",
+            next=f"Choose another: {known}. `gradient machineTypes` shows their sizes.",
+            code="machine-type-too-large",
         )
     return name
 
