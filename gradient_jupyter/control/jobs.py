@@ -15,7 +15,6 @@ from gradient_jupyter.resources.job import CreateJob, Job, Moment, Phase, State,
 from gradient_jupyter.resources.machine_type import MachineType
 from gradient_jupyter.resources.owner import Role
 from gradient_jupyter.resources.page import JobQuery, Jobs
-from gradient_jupyter.resources.project import Project
 from gradient_jupyter.store import jobs as rows
 from gradient_jupyter.store import ledger
 from gradient_jupyter.store import projects as project_rows
@@ -103,17 +102,19 @@ async def _aim(plane: Plane, principal: Principal, job_id: str, target: Target, 
     return job
 
 
-def _project(connection: Connection, principal: Principal, request: CreateJob) -> Project:
+def _project(connection: Connection, principal: Principal, request: CreateJob) -> project_rows.Place:
     if (request.project_id is None) == (request.project is None):
         raise InvalidRequest(
             "A job belongs to one project.", next="Give either project_id or project (its name)."
         )
     if request.project_id is not None:
-        project = access.project(connection, principal, request.project_id, Role.MEMBER)
+        project = access.place(connection, principal, request.project_id, Role.MEMBER)
     else:
         assert request.project is not None
-        project = project_rows.named(connection, principal.owner, request.project) or project_rows.create(
-            connection, principal.owner, request.project, principal.user_id
+        named = project_rows.place_named(connection, principal.owner, request.project)
+        project = named or project_rows.place(
+            connection,
+            project_rows.create(connection, principal.owner, request.project, principal.user_id).id,
         )
     if project.deleting:
         raise Conflict(

@@ -11,10 +11,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 from sqlalchemy import Connection
 
 from gradient_jupyter.control import machines, placing, tasks
@@ -41,6 +43,8 @@ log = logging.getLogger(__name__)
 
 _WORKERS = 8
 _RELIST_S = 60.0
+#: Collecting that is over sooner is written together with the job's end.
+_SOON_S = 0.1
 _REWATCH_S = 5.0
 _QUEUE = "queue"
 _PROJECTS = "projects"
@@ -106,23 +110,33 @@ class Reconciler:
             await self._job(key)
 
     async def _job(self, job_id: str) -> None:
+        """Step by step. The row is read once: whoever changes what is wanted of it adds its key again."""
+        job = await self._find(job_id)
+        seen = await self._observe(job) if job is not None else None
         before: Action | None = None
-        while True:
-            job = await self._plane.database.read(lambda connection: rows.find(connection, job_id))
-            if job is None:
-                return
-            seen = await self._observe(job)
+        while job is not None:
+            notes: list[Note] = []
             action = plan(job, seen)
+            while isinstance(action, Note) and seen is not None and seen.phase.ended:
+                # It was over before we looked: its steps are written together with its end.
+                notes.append(action)
+                job = noted(job, action)
+                action = plan(job, seen)
             if action is None:
                 return
             if action == before:
                 # It took no effect. Asking again at once would be a busy loop.
                 self._work.add_later(job_id, 1.0)
                 return
-            await self._act(job, seen, action)
+            after, seen = await self._act(job, seen, action, notes)
             if isinstance(action, Stop | Erase):
                 return
-            before = action
+            if after is not None and after.attempt != job.attempt:
+                seen = await self._observe(after)  # what was seen was another attempt's
+            job, before = after, action
+
+    async def _find(self, job_id: str) -> Job | None:
+        return await self._plane.database.read(lambda connection: rows.find(connection, job_id))
 
     async def _observe(self, job: Job) -> Observation | None:
         if job.attempt == 0:
@@ -130,30 +144,40 @@ class Reconciler:
         key = tasks.key(self._plane.install, job.id, job.attempt)
         return (await self._plane.engine.observe([key])).get(key)
 
-    async def _act(self, job: Job, seen: Observation | None, action: Action) -> None:
+    async def _act(
+        self, job: Job, seen: Observation | None, action: Action, notes: list[Note]
+    ) -> tuple[Job | None, Observation | None]:
+        """Takes one step. Returns the row and what the engine shows after it, asking only where the step may
+        have changed them."""
         engine = self._plane.engine
         key = tasks.key(self._plane.install, job.id, job.attempt)
         match action:
             case Ensure():
-                await self._ensure(job)
+                after = await self._ensure(job)
+                return after, await self._observe(after) if after is not None else None
             case Stop():
                 await engine.stop(key, self._plane.settings.stop_grace_s)
             case Note():
-                await self._note(job, action)
+                return await self._note(job, action), seen
             case Conclude():
                 if action.kill and seen is not None:
                     await engine.stop(key, 0)
-                await self._conclude(job, action)
+                return await self._conclude(job, action, notes), seen
             case Remove():
                 await engine.remove(key)
+                return job, None
             case Erase():
                 await self._plane.on_files(remove_tree, self._plane.layout.job(job.id))
                 await self._plane.database.write(lambda connection: rows.erase(connection, job))
                 self.look_at_projects()
+        return job, seen
 
-    async def _ensure(self, job: Job) -> None:
+    async def _ensure(self, job: Job) -> Job | None:
+        """Returns the row as it is then."""
         plane = self._plane
-        claim = await plane.database.read(lambda connection: ledger.of(connection, job.id, job.attempt))
+        claim = plane.queue.claims.get(job.id)
+        if claim is None or claim.attempt != job.attempt:
+            claim = await plane.database.read(lambda connection: ledger.of(connection, job.id, job.attempt))
         assert claim is not None, "placing an attempt stores its claim in the same transaction"
         task = tasks.task(plane.layout, plane.install, job, claim)
         try:
@@ -166,10 +190,10 @@ class Reconciler:
             if error.code == "no-space":
                 following = "Free some space: gradient jobs delete removes old runs."
             reason = Reason(code=error.code, message=error.message, next=following)
-            await self._conclude(job, Conclude(State.ERROR, reason))
+            return await self._conclude(job, Conclude(State.ERROR, reason))
         except Conflict as error:
             log.error("%s: %s", job.id, error)
-            await self._conclude(
+            return await self._conclude(
                 job,
                 Conclude(
                     State.ERROR,
@@ -181,37 +205,39 @@ class Reconciler:
                 ),
             )
 
-    async def _note(self, job: Job, note: Note) -> None:
-        def work(connection: Connection) -> None:
-            fresh = rows.find(connection, job.id)
-            if fresh is not None and not fresh.final and fresh.attempt == job.attempt:
-                rows.change(
-                    connection,
-                    fresh,
-                    state=note.state,
-                    phase=note.phase,
-                    started_us=note.started_us,
-                    reason=None,
-                )
+        return job
 
-        await self._plane.database.write(work)
+    async def _note(self, job: Job, note: Note) -> Job | None:
+        return await self._plane.database.write(
+            lambda connection: _noted(connection, job, [(note, now_us())])
+        )
 
-    async def _conclude(self, job: Job, end: Conclude) -> None:
-        """Collects first, then makes the job final and frees its machine in one transaction."""
+    async def _conclude(self, job: Job, end: Conclude, notes: list[Note] | None = None) -> Job | None:
+        """Collects first, then makes the job final and frees its machine in one transaction.
+
+        ``notes`` are steps that are not written yet. They are written with the end, or before it where
+        collecting takes long enough for a person to see it. Returns the row as it is then.
+        """
+        began: list[tuple[Note, int]] = [(note, now_us()) for note in notes or ()]
         collected: list[Artifact] = []
         warnings: list[str] = []
         if job.attempt:
             if job.state is State.RUNNING and job.phase is not Phase.COLLECTING:
-                await self._note(job, Note(State.RUNNING, Phase.COLLECTING, job.started_us))
+                began.append((Note(State.RUNNING, Phase.COLLECTING, job.started_us), now_us()))
             directory = self._plane.layout.attempt(job.id, job.attempt) / "artifacts"
-            collected, warnings = await self._plane.on_files(collect, directory)
+            collecting = asyncio.ensure_future(self._plane.on_files(collect, directory))
+            await asyncio.wait({collecting}, timeout=_SOON_S)
+            if not collecting.done() and began:
+                written, began = began, []
+                await self._plane.database.write(lambda connection: _noted(connection, job, written))
+            collected, warnings = await collecting
 
-        def work(connection: Connection) -> None:
-            fresh = rows.find(connection, job.id)
+        def work(connection: Connection) -> Job | None:
+            fresh = _noted(connection, job, began)
             if fresh is None or fresh.final or fresh.attempt != job.attempt:
-                return
+                return fresh
             values = {"started_us": end.started_us} if end.started_us is not None else {}
-            rows.change(
+            fresh = rows.change(
                 connection,
                 fresh,
                 state=end.state,
@@ -226,9 +252,11 @@ class Reconciler:
             if job.attempt:
                 rows.end_attempt(connection, job.id, job.attempt, end.exit_code)
                 ledger.release(connection, job.id, job.attempt)
+            return fresh
 
-        await self._plane.database.write(work)
+        concluded = await self._plane.database.write(work)
         self.look_at_queue()
+        return concluded
 
     async def _place(self) -> None:
         plane, queue = self._plane, self._plane.queue
@@ -339,13 +367,34 @@ class Reconciler:
                     job_id = tasks.job_of(self._plane.install, hint.key)
                     if job_id is None:
                         continue
-                    if hint.kind is HintKind.STATE:
+                    # One that holds no machine has nothing left to say; the relist sees what was missed.
+                    if hint.kind is HintKind.STATE and job_id in self._plane.queue.claims:
                         self._work.add(job_id)
                     self._plane.changes.log_grew(job_id)
                 return  # the engine is being closed
             except Exception as error:
                 log.warning("hints: %s; again in %.0f s", error, _REWATCH_S)
                 await asyncio.sleep(_REWATCH_S)
+
+
+def noted(job: Job, note: Note) -> Job:
+    """The row as it will be once the note is written."""
+    return msgspec.structs.replace(
+        job, state=note.state, phase=note.phase, started_us=note.started_us, reason=None
+    )
+
+
+def _noted(connection: Connection, job: Job, notes: Iterable[tuple[Note, int]]) -> Job | None:
+    """Writes steps with the times at which they were seen. Returns the row as it is then."""
+    fresh = rows.find(connection, job.id)
+    for note, time_us in notes:
+        if fresh is None or fresh.final or fresh.attempt != job.attempt:
+            break
+        fresh = rows.change(
+            connection, fresh, state=note.state, phase=note.phase, started_us=note.started_us, reason=None,
+            time_us=time_us,
+        )  # fmt: skip
+    return fresh
 
 
 def _make_directories(*paths: Path) -> None:

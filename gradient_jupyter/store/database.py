@@ -126,12 +126,14 @@ class Database:
             for write in group:
                 recorded = len(changes)
                 try:
-                    with connection.begin_nested():
+                    # One that is alone needs no savepoint: the transaction is all its own.
+                    with connection.begin_nested() if len(group) > 1 else transaction:
                         write.result = write.work(connection)
                 except Exception as error:
                     del changes[recorded:]
                     write.error = _told(error)
-            transaction.commit()
+            if transaction.is_active:
+                transaction.commit()
         except Exception as error:
             with contextlib.suppress(Exception):  # whatever is wrong with the disk, those who wait are told
                 connection.rollback()

@@ -15,6 +15,8 @@ from gradient_jupyter.store.tables import events, members
 #: How many events are kept. Whoever missed more reads the lists anew.
 KEPT = 100_000
 
+_INSERT = insert(events)
+
 
 def append(
     connection: Connection,
@@ -30,15 +32,16 @@ def append(
     body = msgspec.json.encode(resource)
     time_us = now_us()
     seq = connection.execute(
-        insert(events).values(
+        _INSERT,
+        dict(
             time_us=time_us,
             owner=owner,
             project_id=project_id,
             noun=noun,
             id=id,
-            action=action,
+            action=action.value,
             resource=body,
-        )
+        ),
     ).inserted_primary_key
     assert seq is not None
     event = Event(

@@ -7,12 +7,14 @@ notes the moment, and writes the event, in the caller's transaction.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import msgspec
 from sqlalchemy import (
     Connection,
     Select,
+    Update,
     bindparam,
     delete,
     func,
@@ -62,15 +64,17 @@ class IllegalTransition(Exception):
 
 def create(connection: Connection, job: Job, idempotency_key: str | None) -> None:
     seq = connection.execute(
-        insert(jobs).values(
+        _INSERT,
+        dict(
             id=job.id, project_id=job.project_id, owner=job.owner, created_by=job.created_by,
             number=job.number, name=job.name, created_us=job.created_us, command=_json(job.command),
             snapshot=job.snapshot, machine_type=job.machine_type, env=_json(job.env),
-            host=_json(job.host) if job.host else None, target=job.target, state=job.state, phase=job.phase,
+            host=_json(job.host) if job.host else None, target=job.target.value, state=job.state.value,
+            phase=job.phase.value,
             attempt=0, engine="", warnings="[]", history=_json(job.history), idempotency_key=idempotency_key,
             priority=job.priority, retries=job.retries, max_duration_s=job.max_duration_s,
             tags=_json(job.tags), source=job.source, rerun_of=job.rerun_of,
-        )
+        ),
     ).inserted_primary_key  # fmt: skip
     assert seq is not None
     events.append(connection, job.owner, job.project_id, "job", job.id, Action.CREATED, job, seq[0])
@@ -148,9 +152,11 @@ def change(
     *,
     state: State | None = None,
     phase: Phase | None = None,
+    time_us: int | None = None,
     **values: Any,
 ) -> Job:
-    """Writes what is given; returns the job as it is then. ``job`` was read in this transaction."""
+    """Writes what is given; returns the job as it is then. ``job`` was read in this transaction. ``time_us``
+    is when it came to be so, if that was not now."""
     state = state or job.state
     if state is not job.state and state not in TRANSITIONS[job.state]:
         raise IllegalTransition(f"{job.id}: {job.state} -> {state}")
@@ -159,15 +165,17 @@ def change(
     phase = phase or job.phase
     history = job.history
     if (state, phase) != (job.state, job.phase):
-        history = (*history, Moment(state=state, phase=phase, time_us=now_us()))
+        history = (*history, Moment(state=state, phase=phase, time_us=time_us or now_us()))
     changed = msgspec.structs.replace(job, state=state, phase=phase, history=history, **values)
-    columns: dict[str, Any] = {"state": state, "phase": phase, "history": _json(history)}
+    columns: dict[str, Any] = {"state": state.value, "phase": phase.value, "history": _json(history)}
     for name, value in values.items():
         if name in ("reason", "warnings"):
             columns[name] = None if value is None else _json(value)
         else:
             columns[name] = value
-    connection.execute(update(jobs).where(jobs.c.id == job.id).values(**columns))
+    connection.execute(
+        _update(tuple(columns)), {"job": job.id, **{f"new_{name}": value for name, value in columns.items()}}
+    )
     events.append(connection, job.owner, job.project_id, "job", job.id, Action.CHANGED, changed)
     return changed
 
@@ -179,16 +187,12 @@ def erase(connection: Connection, job: Job) -> None:
 
 def begin_attempt(connection: Connection, job_id: str, attempt: int, key: str, engine: str) -> None:
     connection.execute(
-        insert(attempts).values(job_id=job_id, attempt=attempt, key=key, engine=engine, created_us=now_us())
+        _BEGIN, dict(job_id=job_id, attempt=attempt, key=key, engine=engine, created_us=now_us())
     )
 
 
 def end_attempt(connection: Connection, job_id: str, attempt: int, exit_code: int | None) -> None:
-    connection.execute(
-        update(attempts)
-        .where(attempts.c.job_id == job_id, attempts.c.attempt == attempt)
-        .values(ended_us=now_us(), exit_code=exit_code)
-    )
+    connection.execute(_END, {"job": job_id, "number": attempt, "at": now_us(), "code": exit_code})
 
 
 def job_of_key(connection: Connection, key: str) -> str | None:
@@ -224,6 +228,13 @@ def remove_artifact(connection: Connection, job_id: str, path: str) -> None:
 
 #: Statements are put together once: doing that costs as much as running them.
 _SELECT = select(jobs, projects.c.name.label("project")).join(projects, projects.c.id == jobs.c.project_id)
+_INSERT = insert(jobs)
+_BEGIN = insert(attempts)
+_END = (
+    update(attempts)
+    .where(attempts.c.job_id == bindparam("job"), attempts.c.attempt == bindparam("number"))
+    .values(ended_us=bindparam("at"), exit_code=bindparam("code"))
+)
 _BY_ID = _SELECT.where(jobs.c.id == bindparam("job"))
 _BY_KEY = _SELECT.where(jobs.c.owner == bindparam("of"), jobs.c.idempotency_key == bindparam("key"))
 _WAITING = (
@@ -244,6 +255,15 @@ _UNSETTLED = union(
     select(jobs.c.id).where(jobs.c.target == literal_column("'deleted'")),
 )
 _LIVE = select(func.count()).select_from(jobs).where(jobs.c.state.in_(LIVE))
+
+
+@cache
+def _update(columns: tuple[str, ...]) -> Update:
+    return (
+        update(jobs)
+        .where(jobs.c.id == bindparam("job"))
+        .values({name: bindparam(f"new_{name}") for name in columns})
+    )
 
 
 def _one(connection: Connection, query: Select[Any], **values: object) -> Job | None:

@@ -27,16 +27,17 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
 
 def take(connection: Connection, claim: Claim) -> None:
     connection.execute(
-        insert(claims).values(
+        _TAKE,
+        dict(
             job_id=claim.job_id, attempt=claim.attempt, node=claim.node, machine_type=claim.machine_type,
             cpus=claim.cpus, memory_bytes=claim.memory_bytes, gpus=msgspec.json.encode(claim.gpus).decode(),
             created_us=now_us(),
-        )
+        ),
     )  # fmt: skip
 
 
 def release(connection: Connection, job_id: str, attempt: int) -> None:
-    connection.execute(delete(claims).where(claims.c.job_id == job_id, claims.c.attempt == attempt))
+    connection.execute(_RELEASE, {"id": job_id, "number": attempt})
 
 
 def taken(connection: Connection) -> list[Claim]:
@@ -48,6 +49,8 @@ def of(connection: Connection, job_id: str, attempt: int) -> Claim | None:
     return _claim(row) if row else None
 
 
+_TAKE = insert(claims)
+_RELEASE = delete(claims).where(claims.c.job_id == bindparam("id"), claims.c.attempt == bindparam("number"))
 _SELECT = select(claims, jobs.c.owner, jobs.c.seq).join(jobs, jobs.c.id == claims.c.job_id)
 _ONE = _SELECT.where(claims.c.job_id == bindparam("id"), claims.c.attempt == bindparam("number"))
 
