@@ -46,7 +46,7 @@ from gradient_jupyter.store.tables import artifacts, attempts, jobs, projects
 LIVE = tuple(state.value for state in State if not state.final)
 
 
-class Waiting(msgspec.Struct, frozen=True, kw_only=True):
+class Waiting(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """As much of a waiting job as placing it needs: there may be thousands."""
 
     job_id: str
