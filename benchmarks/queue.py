@@ -28,7 +28,7 @@ import psutil
 
 from benchmarks import Row
 
-LENGTHS = (100, 300)
+LENGTHS = (100, 1_000, 10_000)
 SAMPLE = 100
 YARDSTICK_RUNS = 50
 _measured: dict[str, list[tuple[int, float]]] = {}
