@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Iterator
 
 from gradient_jupyter.control.queue import Queue
-from gradient_jupyter.resources.job import Job
+from gradient_jupyter.resources.job import Job, State
 from gradient_jupyter.store.database import Change
 
 #: How long moves of the queue are gathered before those who watch their position are told.
@@ -48,6 +48,8 @@ class Changes:
         self._loop = asyncio.get_running_loop()
         self._queue = queue
         self._moving: asyncio.TimerHandle | None = None
+        self.placed: dict[str, Job] = {}
+        """The jobs on machines that changed since the start, as they are on disk: read without asking it."""
         self._of_job: dict[str, set[Subscription]] = {}
         self._of_all: set[Subscription] = set()
 
@@ -98,11 +100,20 @@ class Changes:
         for change in changes:
             event = change.event
             if event.noun == "job":
-                if isinstance(change.resource, Job):
-                    self._queue.changed(change.resource, change.place)
-                else:
-                    self._queue.gone(event.id)
+                self._keep(event.id, change)
                 for subscription in self._of_job.get(event.id, ()):
                     subscription.wake(job=True, log=True)
         for subscription in self._of_all:
             subscription.wake()
+
+    def _keep(self, job_id: str, change: Change) -> None:
+        job = change.resource
+        if not isinstance(job, Job):
+            self._queue.gone(job_id)
+            self.placed.pop(job_id, None)
+            return
+        self._queue.changed(job, change.place)
+        if job.final or job.state is State.PENDING:
+            self.placed.pop(job_id, None)
+        else:
+            self.placed[job_id] = job

@@ -58,6 +58,8 @@ class Reconciler:
         self._plane = plane
         self._work = WorkQueue()
         self._reload = True
+        self._unborn: set[str] = set()
+        """Those placed just now, of which the engine has not heard yet."""
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -112,7 +114,11 @@ class Reconciler:
     async def _job(self, job_id: str) -> None:
         """Step by step. The row is read once: whoever changes what is wanted of it adds its key again."""
         job = await self._find(job_id)
-        seen = await self._observe(job) if job is not None else None
+        seen = None
+        if job_id in self._unborn:
+            self._unborn.discard(job_id)
+        elif job is not None:
+            seen = await self._observe(job)
         before: Action | None = None
         while job is not None:
             notes: list[Note] = []
@@ -136,6 +142,9 @@ class Reconciler:
             job, before = after, action
 
     async def _find(self, job_id: str) -> Job | None:
+        known = self._plane.changes.placed.get(job_id)
+        if known is not None:
+            return known
         return await self._plane.database.read(lambda connection: rows.find(connection, job_id))
 
     async def _observe(self, job: Job) -> Observation | None:
@@ -278,6 +287,7 @@ class Reconciler:
             except BaseException:
                 self._reload = True  # the queue holds for them what the rows do not say
                 raise
+            self._unborn.update(stored)
             for job_id in stored:
                 self.look_at(job_id)
             if len(stored) < len(chosen):
