@@ -40,14 +40,14 @@ from gradient_jupyter.engines.base import (
     Unreachable,
 )
 from gradient_jupyter.resources.errors import GradientError
-from gradient_jupyter.resources.event import Action, Event
+from gradient_jupyter.resources.event import Action
 from gradient_jupyter.resources.job import CreateJob, Job, RerunJob, State, Target
 from gradient_jupyter.resources.machine_type import Gpu
 from gradient_jupyter.resources.snapshot import EMPTY_TREE, Snapshot
 from gradient_jupyter.store import jobs as rows
 from gradient_jupyter.store import ledger, snapshots
 from gradient_jupyter.store import schema as store_schema
-from gradient_jupyter.store.database import connect
+from gradient_jupyter.store.database import Change, connect
 from gradient_jupyter.workspace.blobs import BlobStore
 
 INSTALL = "in0"
@@ -327,11 +327,11 @@ class Store:
 
     async def write(self, work: Callable[[Connection], Any]) -> Any:
         await self._turn()
-        events: list[Event] = []
-        self._connection.info["gradient.events"] = events
+        changes: list[Change] = []
+        self._connection.info["gradient.changes"] = changes
         with self._connection.begin_nested():
             result = work(self._connection)
-        self._world.committed(self._connection, events)
+        self._world.committed(self._connection, changes)
         await self._turn()
         return result
 
@@ -469,18 +469,23 @@ class World:
                 await self.start()
 
     async def settle(self) -> None:
-        """No more faults: within ten minutes everything that was asked for has come about."""
+        """No more faults. Whatever waits or runs comes to its end, one after the other if need be, and ten
+        minutes later nothing of it is left."""
         for name in vars(self.faults):
             setattr(self.faults, name, 0.0)
         self.crash = 0.0
         self.engine.down = False
+        for _ in range(1 + 4 * len(self.submitted)):  # an attempt takes 90 s and a wait of 30 s at most
+            if not rows.live(self.connection):
+                break
+            await self.pass_time(150)
         await self.pass_time(600)
 
     # What must hold.
 
-    def committed(self, connection: Connection, events: list[Event]) -> None:
+    def committed(self, connection: Connection, changes: list[Change]) -> None:
         """Looked at after each commit."""
-        for event in events:
+        for event in (change.event for change in changes):
             if event.noun != "job":
                 continue
             if event.action is Action.DELETED:
@@ -499,7 +504,7 @@ class World:
                 self._ended(job)
         self._within_the_machine(connection)
         if self.plane is not None:
-            self.plane.changes.published(events)
+            self.plane.changes.published(changes)
 
     def _ended(self, job: Job) -> None:
         assert job.state is State.STOPPED or (job.reason and job.reason.message), "an end without a reason"
@@ -568,7 +573,7 @@ def template(root: Path) -> Iterator[Connection]:
     with engine.connect() as connection:
         for pragma in ("journal_mode=MEMORY", "synchronous=OFF"):  # nothing here is about the disk
             connection.connection.driver_connection.execute(f"PRAGMA {pragma}")  # type: ignore[union-attr]
-        connection.info["gradient.events"] = []
+        connection.info["gradient.changes"] = []
         with connection.begin():
             for who in (ANN, BOB):
                 empty = Snapshot(id=EMPTY_TREE, files=0, bytes=0, created_us=0)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from gradient_jupyter.cli import states
 from gradient_jupyter.cli.terminal import paint, say
-from gradient_jupyter.cli.text import clean, command_line, duration, moment
+from gradient_jupyter.cli.text import clean, command_line, duration, moment, ordinal
 from gradient_jupyter.resources.job import Attempt, Job, State
 
 _WORD = 13
@@ -33,7 +33,7 @@ def job_sheet(job: Job, attempts: Sequence[Attempt] = ()) -> None:
     queue = (
         ""
         if job.queue_position is None
-        else ("next" if job.queue_position == 1 else f"{job.queue_position}th")
+        else ("next" if job.queue_position == 1 else ordinal(job.queue_position))
     )
     facts(
         [

@@ -100,12 +100,19 @@ async def follow(
                     job = fresh
                     yield job
                 continue  # what was written before the change comes before the end
+            if subscription.queue_moved:
+                subscription.queue_moved = False
+                fresh = await jobs.again(plane, job)
+                if fresh != job:
+                    job = fresh
+                    yield job
+                continue
             if job.final or not follow:
                 yield Ended(final=job.final, job=job)
                 return
             if not grew:
                 yield None
-            if not (subscription.log_grew or subscription.job_changed):
+            if not (subscription.log_grew or subscription.job_changed or subscription.queue_moved):
                 await subscription.wait(_LOOK_S)
 
 

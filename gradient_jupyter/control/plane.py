@@ -15,13 +15,16 @@ from typing import ParamSpec, TypeVar
 
 import msgspec
 
+from gradient_jupyter.control import machines
 from gradient_jupyter.control.changes import Changes
 from gradient_jupyter.control.layout import Layout
 from gradient_jupyter.control.machines import Size
 from gradient_jupyter.control.progress import Reports
+from gradient_jupyter.control.queue import Limits, Queue
 from gradient_jupyter.control.reconcile import Reconciler
+from gradient_jupyter.control.standing import Standing
 from gradient_jupyter.control.tokens import Tokens
-from gradient_jupyter.engines.base import Engine
+from gradient_jupyter.engines.base import Engine, Node
 from gradient_jupyter.resources.errors import NoSpace
 from gradient_jupyter.resources.snapshot import Manifest
 from gradient_jupyter.store.database import Database
@@ -31,6 +34,9 @@ from gradient_jupyter.workspace.materialise import materialise
 P = ParamSpec("P")
 T = TypeVar("T")
 
+#: How long a machine may be gone or back before placing takes notice.
+_NODES_S = 5.0
+
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What an administrator may choose."""
@@ -39,6 +45,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     whole_host: bool = True
     default_machine_type: str | None = None
     stop_grace_s: float = 10
+    limits: Limits = Limits()
+    """Of each owner."""
     reserve_bytes: int = 256 * 2**20
     """No upload is accepted and no run is started when less than this is free."""
     max_blob_bytes: int = 8 * 2**30
@@ -65,12 +73,16 @@ class Plane:
         self.blobs = blobs
         self.callback_url = callback_url
         self.tokens = Tokens(key)
-        self.changes = Changes()
+        self.queue = Queue()
+        self.changes = Changes(self.queue)
         self.database = Database(layout.database, self.changes.published)
         self._files = ThreadPoolExecutor(4, "files")
         self.engine = make_engine(self)
         self.reports = Reports(self.database)
         self.reconciler = Reconciler(self)
+        self._nodes: tuple[Node, ...] = ()
+        self._nodes_until = float("-inf")
+        self._standing: tuple[int, tuple[Node, ...], Standing] | None = None
 
     async def start(self) -> None:
         """Starts what runs by itself, and takes up again whatever was not finished."""
@@ -90,6 +102,28 @@ class Plane:
     async def on_files(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs blocking file work on the bounded pool."""
         return await asyncio.get_running_loop().run_in_executor(self._files, lambda: work(*args, **kwargs))
+
+    async def nodes(self) -> tuple[Node, ...]:
+        """The engine's machines. Asking costs more than placing a job, so for a moment the answer is kept."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._nodes_until:
+            self._nodes = await self.engine.nodes()
+            self._nodes_until = now + _NODES_S
+        return self._nodes
+
+    async def sizes(self) -> dict[str, Size]:
+        """Every machine type by name."""
+        settings = self.settings
+        return machines.sizes(settings.machine_types, await self.nodes(), settings.whole_host)
+
+    async def standing(self) -> Standing:
+        """Where the waiting jobs stand. Put together once for each change of the queue."""
+        nodes, sizes = await self.nodes(), await self.sizes()
+        kept = self._standing
+        if kept is None or kept[0] != self.queue.version or kept[1] is not nodes:
+            view = Standing(self.queue, sizes, nodes, self.settings.limits)
+            kept = self._standing = (self.queue.version, nodes, view)
+        return kept[2]
 
     def unpack(self, snapshot: str, target: Path) -> None:
         """``engines.base.Materialise``: unpacks a stored snapshot into a directory. Blocks."""

@@ -33,6 +33,7 @@ from gradient_jupyter.control.access import Principal
 from gradient_jupyter.control.layout import Layout
 from gradient_jupyter.control.machines import Size
 from gradient_jupyter.control.plane import Plane, Settings
+from gradient_jupyter.control.queue import Limits
 from gradient_jupyter.engines.base import Unreachable
 from gradient_jupyter.engines.local import LocalEngine
 from gradient_jupyter.resources.base import now_us
@@ -76,6 +77,18 @@ class GradientServer(Application):
     ).tag(config=True)
     default_machine_type = traitlets.Unicode(
         help="The machine type of a job that names none. Default: local, the whole machine."
+    ).tag(config=True)
+    max_running_jobs = traitlets.Int(
+        None,
+        min=1,
+        allow_none=True,
+        help="How many jobs of one owner run at a time. Default: as many as fit.",
+    ).tag(config=True)
+    max_queued_jobs = traitlets.Int(
+        None, min=1, allow_none=True, help="How many jobs of one owner may wait; one more is refused."
+    ).tag(config=True)
+    max_gpus = traitlets.Int(
+        None, min=0, allow_none=True, help="How many GPUs the jobs of one owner hold at a time."
     ).tag(config=True)
     stop_grace_s = traitlets.Float(10.0, min=0, help="Between TERM and KILL when a job is stopped.").tag(
         config=True
@@ -137,6 +150,11 @@ class GradientServer(Application):
         return Settings(
             machine_types=sizes,
             default_machine_type=self.default_machine_type or None,
+            limits=Limits(
+                max_running_jobs=self.max_running_jobs,
+                max_queued_jobs=self.max_queued_jobs,
+                max_gpus=self.max_gpus,
+            ),
             stop_grace_s=self.stop_grace_s,
             reserve_bytes=self.reserve_bytes,
         )

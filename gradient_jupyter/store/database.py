@@ -5,7 +5,7 @@ transaction, each in a savepoint of its own, so that a commit (one ``fsync``) is
 them and a failing write undoes only itself. A write's future resolves after the commit: what it
 returned is on disk, also after a power loss (WAL with ``synchronous=FULL``).
 
-Events recorded during a write are handed to ``on_commit`` in the order in which they were stored.
+Changes recorded during a write are handed to ``on_commit`` in the order in which they were stored.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError, OperationalError
 
+from gradient_jupyter.resources.base import Resource
 from gradient_jupyter.resources.errors import NoSpace
 from gradient_jupyter.resources.event import Event
 
@@ -33,13 +35,22 @@ T = TypeVar("T")
 #: How many writes one commit carries at most; beyond it the first of them would wait too long.
 _GROUP = 256
 _READERS = 3
-_EVENTS = "gradient.events"
+_CHANGES = "gradient.changes"
+
+
+class Change(msgspec.Struct, frozen=True):
+    """A change that is stored: the event, and the thing itself, so that nobody here need decode it."""
+
+    event: Event
+    resource: Resource | None
+    place: int | None
+    """Of a new thing, its row's sequence number."""
 
 
 class Database:
     """A SQLite file. ``start`` before use, ``close`` at the end; both block."""
 
-    def __init__(self, path: Path, on_commit: Callable[[list[Event]], None] = lambda events: None) -> None:
+    def __init__(self, path: Path, on_commit: Callable[[list[Change]], None] = lambda changes: None) -> None:
         self.path = path
         self._on_commit = on_commit
         self._engine = connect(path)
@@ -108,27 +119,29 @@ class Database:
                     return
 
     def _write_group(self, connection: Connection, group: list[_Write]) -> None:
-        events: list[Event] = []
-        connection.info[_EVENTS] = events
+        changes: list[Change] = []
+        connection.info[_CHANGES] = changes
         try:
             transaction = connection.begin()
             for write in group:
-                recorded = len(events)
+                recorded = len(changes)
                 try:
-                    with connection.begin_nested():
+                    # One that is alone needs no savepoint: the transaction is all its own.
+                    with connection.begin_nested() if len(group) > 1 else transaction:
                         write.result = write.work(connection)
                 except Exception as error:
-                    del events[recorded:]
+                    del changes[recorded:]
                     write.error = _told(error)
-            transaction.commit()
+            if transaction.is_active:
+                transaction.commit()
         except Exception as error:
             with contextlib.suppress(Exception):  # whatever is wrong with the disk, those who wait are told
                 connection.rollback()
             for write in group:
                 write.error = _told(error)
-            events.clear()
-        if events:
-            self._on_commit(events)
+            changes.clear()
+        if changes:
+            self._on_commit(changes)
         for write in group:
             if write.error is not None:
                 write.done.set_exception(write.error)
@@ -146,9 +159,9 @@ class _Write:
         self.error: BaseException | None = None
 
 
-def record(connection: Connection, event: Event) -> None:
-    """Marks ``event`` as stored by the write that is running, to be published after its commit."""
-    connection.info[_EVENTS].append(event)
+def record(connection: Connection, change: Change) -> None:
+    """Marks it as stored by the write that is running, to be published after its commit."""
+    connection.info[_CHANGES].append(change)
 
 
 def connect(path: Path) -> Engine:

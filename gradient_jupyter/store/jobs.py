@@ -7,10 +7,24 @@ notes the moment, and writes the event, in the caller's transaction.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Select, delete, exists, func, insert, select, update
+from sqlalchemy import (
+    Connection,
+    Select,
+    Update,
+    bindparam,
+    delete,
+    exists,
+    func,
+    insert,
+    literal_column,
+    select,
+    union,
+    update,
+)
 from sqlalchemy.engine import Row
 
 from gradient_jupyter.resources.artifact import Artifact
@@ -32,7 +46,7 @@ from gradient_jupyter.store import events
 from gradient_jupyter.store.projects import visible
 from gradient_jupyter.store.tables import artifacts, attempts, jobs, projects
 
-FINAL = tuple(state.value for state in State if state.final)
+LIVE = tuple(state.value for state in State if not state.final)
 
 
 #: What a person may still change of a job that has ended: nothing of what it did.
@@ -40,11 +54,16 @@ _ALSO_WHEN_FINAL = frozenset({"target", "tags", "name"})
 _JSON_COLUMNS = frozenset({"reason", "warnings", "tags", "progress"})
 
 
-class Waiting(msgspec.Struct, frozen=True, kw_only=True):
+class Waiting(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """As much of a waiting job as placing it needs: there may be thousands."""
 
     job_id: str
+    owner: str
     machine_type: str
+    priority: int
+    seq: int
+    attempt: int
+    """How many it has had."""
 
 
 class IllegalTransition(Exception):
@@ -52,32 +71,35 @@ class IllegalTransition(Exception):
 
 
 def create(connection: Connection, job: Job, idempotency_key: str | None) -> None:
-    connection.execute(
-        insert(jobs).values(
+    seq = connection.execute(
+        _INSERT,
+        dict(
             id=job.id, project_id=job.project_id, owner=job.owner, created_by=job.created_by,
             number=job.number, name=job.name, created_us=job.created_us, command=_json(job.command),
             snapshot=job.snapshot, machine_type=job.machine_type, env=_json(job.env),
-            host=_json(job.host) if job.host else None, target=job.target, state=job.state, phase=job.phase,
+            host=_json(job.host) if job.host else None, target=job.target.value, state=job.state.value,
+            phase=job.phase.value,
             attempt=0, engine="", warnings="[]", history=_json(job.history), idempotency_key=idempotency_key,
             priority=job.priority, retries=job.retries, max_duration_s=job.max_duration_s,
             tags=_json(job.tags), source=job.source, rerun_of=job.rerun_of,
-        )
-    )  # fmt: skip
-    events.append(connection, job.owner, job.project_id, "job", job.id, Action.CREATED, job)
+        ),
+    ).inserted_primary_key  # fmt: skip
+    assert seq is not None
+    events.append(connection, job.owner, job.project_id, "job", job.id, Action.CREATED, job, seq[0])
 
 
 def get(connection: Connection, principals: Sequence[str], job_id: str) -> Job | None:
     """The job, if it exists for these principals."""
-    return _one(connection, visible(principals), jobs.c.id == job_id)
+    return _one(connection, _BY_ID.where(visible(principals)), job=job_id)
 
 
 def find(connection: Connection, job_id: str) -> Job | None:
     """The job, for the control plane itself."""
-    return _one(connection, jobs.c.id == job_id)
+    return _one(connection, _BY_ID, job=job_id)
 
 
 def by_idempotency_key(connection: Connection, owner: str, key: str) -> Job | None:
-    return _one(connection, jobs.c.owner == owner, jobs.c.idempotency_key == key)
+    return _one(connection, _BY_KEY, of=owner, key=key)
 
 
 def page(
@@ -90,7 +112,7 @@ def page(
     tag: str | None = None,
 ) -> tuple[list[Job], int | None]:
     """Newest first, and the cursor of what follows."""
-    query = _select().where(visible(principals)).order_by(jobs.c.seq.desc()).limit(limit + 1)
+    query = _SELECT.where(visible(principals)).order_by(jobs.c.seq.desc()).limit(limit + 1)
     if before is not None:
         query = query.where(jobs.c.seq < before)
     if project_id is not None:
@@ -107,32 +129,29 @@ def page(
 
 def waiting(connection: Connection) -> list[Waiting]:
     """The jobs that wait for a machine, in the order in which they came."""
-    query = (
-        select(jobs.c.id, jobs.c.machine_type)
-        .where(jobs.c.state == State.PENDING, jobs.c.phase == Phase.QUEUED, jobs.c.target == Target.RUN)
-        .order_by(jobs.c.seq)
-    )
-    return [Waiting(job_id=row.id, machine_type=row.machine_type) for row in connection.execute(query)]
+    return [
+        Waiting(
+            job_id=row.id, owner=row.owner, machine_type=row.machine_type, priority=row.priority, seq=row.seq,
+            attempt=row.attempt,
+        )
+        for row in connection.execute(_WAITING)
+    ]  # fmt: skip
 
 
-def unfinished(connection: Connection) -> list[str]:
-    """Every job with something left to do: not final, or to be deleted."""
-    return list(
-        connection.execute(
-            select(jobs.c.id)
-            .where(jobs.c.state.not_in(FINAL) | (jobs.c.target == Target.DELETED))
-            .order_by(jobs.c.seq)
-        ).scalars()
-    )
+def queued(connection: Connection, owner: str, at_most: int) -> int:
+    """How many jobs this owner has waiting; counting ends at ``at_most``."""
+    return int(connection.execute(_QUEUED, {"owner": owner, "at_most": at_most}).scalar_one())
+
+
+def unsettled(connection: Connection) -> list[str]:
+    """Every job with a step to be taken: on a machine, or to be cancelled or deleted. Those that merely wait
+    are the queue's."""
+    return list(connection.execute(_UNSETTLED).scalars())
 
 
 def live(connection: Connection) -> int:
     """How many jobs are not final."""
-    return int(
-        connection.execute(
-            select(func.count()).select_from(jobs).where(jobs.c.state.not_in(FINAL))
-        ).scalar_one()
-    )
+    return int(connection.execute(_LIVE).scalar_one())
 
 
 def ids_of_project(connection: Connection, project_id: str) -> list[str]:
@@ -145,9 +164,11 @@ def change(
     *,
     state: State | None = None,
     phase: Phase | None = None,
+    time_us: int | None = None,
     **values: Any,
 ) -> Job:
-    """Writes what is given; returns the job as it is then. ``job`` was read in this transaction."""
+    """Writes what is given; returns the job as it is then. ``job`` was read in this transaction. ``time_us``
+    is when it came to be so, if that was not now."""
     state = state or job.state
     if state is not job.state and state not in TRANSITIONS[job.state]:
         raise IllegalTransition(f"{job.id}: {job.state} -> {state}")
@@ -156,15 +177,17 @@ def change(
     phase = phase or job.phase
     history = job.history
     if (state, phase) != (job.state, job.phase):
-        history = (*history, Moment(state=state, phase=phase, time_us=now_us()))
+        history = (*history, Moment(state=state, phase=phase, time_us=time_us or now_us()))
     changed = msgspec.structs.replace(job, state=state, phase=phase, history=history, **values)
-    columns: dict[str, Any] = {"state": state, "phase": phase, "history": _json(history)}
+    columns: dict[str, Any] = {"state": state.value, "phase": phase.value, "history": _json(history)}
     for name, value in values.items():
         if name in _JSON_COLUMNS:
             columns[name] = None if value is None else _json(value)
         else:
             columns[name] = value
-    connection.execute(update(jobs).where(jobs.c.id == job.id).values(**columns))
+    connection.execute(
+        _update(tuple(columns)), {"job": job.id, **{f"new_{name}": value for name, value in columns.items()}}
+    )
     events.append(connection, job.owner, job.project_id, "job", job.id, Action.CHANGED, changed)
     return changed
 
@@ -176,7 +199,7 @@ def erase(connection: Connection, job: Job) -> None:
 
 def begin_attempt(connection: Connection, job_id: str, attempt: int, key: str, engine: str) -> None:
     connection.execute(
-        insert(attempts).values(job_id=job_id, attempt=attempt, key=key, engine=engine, created_us=now_us())
+        _BEGIN, dict(job_id=job_id, attempt=attempt, key=key, engine=engine, created_us=now_us())
     )
 
 
@@ -191,12 +214,11 @@ def end_attempt(
 ) -> None:
     """How the job's current attempt ended."""
     connection.execute(
-        update(attempts)
-        .where(attempts.c.job_id == job.id, attempts.c.attempt == job.attempt)
-        .values(
-            ended_us=ended_us, exit_code=exit_code, state=state, started_us=started_us,
-            reason=None if reason is None else _json(reason),
-        )
+        _END,
+        {
+            "job": job.id, "number": job.attempt, "at": ended_us, "code": exit_code, "end": state.value,
+            "why": None if reason is None else _json(reason), "began": started_us,
+        },
     )  # fmt: skip
 
 
@@ -256,23 +278,59 @@ def remove_artifact(connection: Connection, job_id: str, path: str) -> None:
     connection.execute(delete(artifacts).where(artifacts.c.job_id == job_id, artifacts.c.path == path))
 
 
-def _select() -> Select[Any]:
-    ahead = jobs.alias("ahead")
-    position = (
-        select(func.count())
-        .where(
-            ahead.c.state == State.PENDING, ahead.c.target == Target.RUN, ahead.c.seq <= jobs.c.seq,
-            jobs.c.state == State.PENDING,
-        )
-        .scalar_subquery()
-    )  # fmt: skip
-    return select(jobs, projects.c.name.label("project"), position.label("position")).join(
-        projects, projects.c.id == jobs.c.project_id
+#: Statements are put together once: doing that costs as much as running them.
+_SELECT = select(jobs, projects.c.name.label("project")).join(projects, projects.c.id == jobs.c.project_id)
+_INSERT = insert(jobs)
+_BEGIN = insert(attempts)
+_END = (
+    update(attempts)
+    .where(attempts.c.job_id == bindparam("job"), attempts.c.attempt == bindparam("number"))
+    .values(
+        ended_us=bindparam("at"),
+        exit_code=bindparam("code"),
+        state=bindparam("end"),
+        reason=bindparam("why"),
+        started_us=bindparam("began"),
+    )
+)
+_BY_ID = _SELECT.where(jobs.c.id == bindparam("job"))
+_BY_KEY = _SELECT.where(jobs.c.owner == bindparam("of"), jobs.c.idempotency_key == bindparam("key"))
+_WAITING = (
+    select(jobs.c.id, jobs.c.owner, jobs.c.machine_type, jobs.c.priority, jobs.c.seq, jobs.c.attempt)
+    .where(
+        jobs.c.state == State.PENDING.value,
+        jobs.c.phase == Phase.QUEUED.value,
+        jobs.c.target == Target.RUN.value,
+    )
+    .order_by(jobs.c.seq)
+)
+_QUEUED = select(func.count()).select_from(
+    select(jobs.c.seq)
+    .where(jobs.c.state == literal_column("'Pending'"), jobs.c.owner == bindparam("owner"))
+    .limit(bindparam("at_most"))
+    .subquery()
+)
+# By the indices: of the jobs that ended there are far more than of all others.
+_UNSETTLED = union(
+    select(jobs.c.id).where(jobs.c.state.in_([State.PROVISIONING.value, State.RUNNING.value])),
+    select(jobs.c.id).where(jobs.c.state == State.PENDING.value, jobs.c.target != Target.RUN.value),
+    select(jobs.c.id).where(jobs.c.state == State.PENDING.value, jobs.c.phase != Phase.QUEUED.value),
+    select(jobs.c.id).where(jobs.c.target == literal_column("'deleted'")),
+)
+_LIVE = select(func.count()).select_from(jobs).where(jobs.c.state.in_(LIVE))
+
+
+@cache
+def _update(columns: tuple[str, ...]) -> Update:
+    return (
+        update(jobs)
+        .where(jobs.c.id == bindparam("job"))
+        .values({name: bindparam(f"new_{name}") for name in columns})
     )
 
 
-def _one(connection: Connection, *conditions: ColumnElement[bool]) -> Job | None:
-    row = connection.execute(_select().where(*conditions)).first()
+def _one(connection: Connection, query: Select[Any], **values: object) -> Job | None:
+    row = connection.execute(query, values).first()
     return _job(row) if row else None
 
 
@@ -288,7 +346,6 @@ def _job(row: Row[Any]) -> Job:
         snapshot=row.snapshot, machine_type=row.machine_type, state=State(row.state), phase=Phase(row.phase),
         target=Target(row.target), created_us=row.created_us,
         reason=decode(row.reason, type=Reason) if row.reason else None,
-        queue_position=row.position if row.state == State.PENDING and row.target == Target.RUN else None,
         exit_code=row.exit_code, attempt=row.attempt, engine=row.engine, started_us=row.started_us,
         ended_us=row.ended_us, env=decode(row.env, type=dict[str, str]),
         host=decode(row.host, type=HostEnvironment) if row.host else None,

@@ -14,6 +14,8 @@ from gradient_jupyter.store.tables import blobs, snapshots
 #: SQLite takes a bounded number of parameters per statement.
 _AT_ONCE = 500
 
+_ONE = select(snapshots).where(snapshots.c.owner == bindparam("of"), snapshots.c.id == bindparam("digest"))
+
 
 def held(connection: Connection, owner: str, digests: Sequence[str]) -> set[str]:
     """Those of ``digests`` that this owner has sent before."""
@@ -36,9 +38,7 @@ def hold(connection: Connection, owner: str, sizes: Iterable[tuple[str, int]]) -
 
 
 def get(connection: Connection, owner: str, id: str) -> Snapshot | None:
-    row = connection.execute(
-        select(snapshots).where(snapshots.c.owner == owner, snapshots.c.id == id)
-    ).first()
+    row = connection.execute(_ONE, {"of": owner, "digest": id}).first()
     if row is None:
         return None
     return Snapshot(id=row.id, files=row.files, bytes=row.bytes, created_us=row.created_us)

@@ -19,6 +19,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )  # fmt: skip
 
 metadata = MetaData(
@@ -121,6 +122,9 @@ jobs = Table(
     UniqueConstraint("owner", "idempotency_key"),
     Index(None, "project_id", "seq"),
     Index(None, "state", "seq"),
+    # What the queue and the relist ask for is a small part of all jobs there ever were.
+    Index("ix_jobs_waiting", "owner", "seq", sqlite_where=text("state = 'Pending'")),
+    Index("ix_jobs_deleted", "seq", sqlite_where=text("target = 'deleted'")),
     sqlite_autoincrement=True,
 )  # fmt: skip
 

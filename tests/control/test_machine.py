@@ -151,12 +151,12 @@ class Life(RuleBasedStateMachine):
             shutil.rmtree(self.root, ignore_errors=True)
 
 
-@pytest.mark.parametrize("examples", [25, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [20, pytest.param(1000, marks=pytest.mark.slow)])
 def test_no_order_of_events_breaks_a_promise(examples: int) -> None:
     run_state_machine_as_test(
         Life,
         settings=settings(
-            max_examples=examples, stateful_step_count=25, deadline=None,
+            max_examples=examples, stateful_step_count=20, deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )  # fmt: skip

@@ -138,7 +138,7 @@ def test_events_are_published_after_their_commit_in_order_and_only_if_it_happene
         return await database.read(lambda connection: events.after(connection, ["user:u1"], 0, 10))
 
     stored = run(path, work, published.extend)
-    assert [event.seq for event in stored] == [event.seq for event in published]
+    assert [event.seq for event in stored] == [change.event.seq for change in published]
     assert [event.action for event in stored] == [Action.CREATED, Action.CREATED]
     assert [b'"a"' in bytes(event.resource) for event in stored] == [True, False]
 

@@ -314,8 +314,14 @@ def _delete_workspaces(directory: Path) -> None:
 
 def delete_tree(path: Path) -> None:
     """All of it, also where a task took its own directories' permissions away. Absent is fine."""
-    if not os.path.lexists(path):
+    try:
+        # Most often it is empty, and then one call is all it takes.
+        os.rmdir(path)  # noqa: PTH106
         return
+    except FileNotFoundError:
+        return
+    except OSError:
+        pass
     try:
         shutil.rmtree(path)
     except FileNotFoundError:

@@ -22,9 +22,13 @@ def upgrade() -> None:
     op.add_column("attempts", sa.Column("state", sa.String))
     op.add_column("attempts", sa.Column("reason", sa.Text))
     op.add_column("attempts", sa.Column("started_us", sa.Integer))
+    op.create_index("ix_jobs_waiting", "jobs", ["owner", "seq"], sqlite_where=sa.text("state = 'Pending'"))
+    op.create_index("ix_jobs_deleted", "jobs", ["seq"], sqlite_where=sa.text("target = 'deleted'"))
 
 
 def downgrade() -> None:
+    for name in ("ix_jobs_deleted", "ix_jobs_waiting"):
+        op.drop_index(name, "jobs")
     for name in ("started_us", "reason", "state"):
         op.drop_column("attempts", name)
     for name in ("progress", "rerun_of", "source", "tags", "max_duration_s", "retries", "priority"):
