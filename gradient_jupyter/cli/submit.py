@@ -66,6 +66,7 @@ def _create(client: Client, command: tuple[str, ...], submission: Submission, *,
             name=submission.name,
             machine_type=submission.machine_type,
             env=submission.env,
+            max_size=submission.max_size,
             on_progress=show,
         )
     except KeyboardInterrupt:

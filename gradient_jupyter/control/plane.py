@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import msgspec
 
@@ -21,10 +21,13 @@ from gradient_jupyter.control.machines import Size
 from gradient_jupyter.control.reconcile import Reconciler
 from gradient_jupyter.engines.base import Engine
 from gradient_jupyter.resources.errors import NoSpace
-from gradient_jupyter.resources.snapshot import Manifest
+from gradient_jupyter.resources.snapshot import WHOLE_BYTES, Manifest
 from gradient_jupyter.store.database import Database
 from gradient_jupyter.workspace.blobs import BlobStore
 from gradient_jupyter.workspace.materialise import materialise
+
+if TYPE_CHECKING:
+    from gradient_jupyter.control.snapshots import Intake
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -39,8 +42,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     stop_grace_s: float = 10
     reserve_bytes: int = 256 * 2**20
     """No upload is accepted and no run is started when less than this is free."""
-    max_blob_bytes: int = 8 * 2**30
-    max_pack_bytes: int = 16 * 2**30
+    max_blob_bytes: int = WHOLE_BYTES
+    """What is larger comes in chunks, which are smaller."""
+    max_pack_bytes: int = 2 * WHOLE_BYTES
+    max_snapshot_bytes: int = 16 * 2**30
 
 
 class Plane:
@@ -59,6 +64,8 @@ class Plane:
         self.settings = settings
         self.blobs = blobs
         self.changes = Changes()
+        #: Uploads that were cut off and whose blobs are being put away.
+        self.cut_intakes: set[Intake] = set()
         self.database = Database(layout.database, self.changes.published)
         self._files = ThreadPoolExecutor(4, "files")
         self.engine = make_engine(self)
@@ -75,6 +82,7 @@ class Plane:
         """Stops acting. Tasks go on; the next start takes them up."""
         await self.reconciler.close()
         await self.engine.close()
+        await asyncio.gather(*(intake.settled.wait() for intake in self.cut_intakes))
         await asyncio.to_thread(self._files.shutdown)
         await asyncio.to_thread(self.database.close)
 

@@ -86,6 +86,13 @@ class GradientServer(Application):
         help="Nothing is taken in and nothing started when less than this is free on the disk.",
     ).tag(config=True)
 
+    max_snapshot_bytes = traitlets.Int(
+        16 * 2**30,
+        min=0,
+        help="The most that the files of one job may have together. Clients have a smaller limit of their "
+        "own, which is their user's to raise; this one is not.",
+    ).tag(config=True)
+
     @traitlets.default("log_level")
     def _log_level(self) -> int:
         return logging.INFO
@@ -139,6 +146,7 @@ class GradientServer(Application):
             default_machine_type=self.default_machine_type or None,
             stop_grace_s=self.stop_grace_s,
             reserve_bytes=self.reserve_bytes,
+            max_snapshot_bytes=self.max_snapshot_bytes,
         )
 
     def _give_up(self, message: str, code: int) -> Any:
@@ -186,7 +194,9 @@ class Solo:
             ) from error
         port = sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
-        plane = Plane(layout, self._install, program.settings(), BlobStore(layout.blobs), self._local_engine)
+        # The lock on the data root makes us its only writer.
+        blobs = BlobStore(layout.blobs, alone=True)
+        plane = Plane(layout, self._install, program.settings(), blobs, self._local_engine)
         try:
             await plane.start()
         except Unreachable as error:

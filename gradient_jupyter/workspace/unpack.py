@@ -1,6 +1,7 @@
 """The server's side of a pack: bytes in, verified blobs out, with bounded memory whatever is sent.
 
-Nothing of a pack becomes visible before all of it has been verified. Payloads are stored as they came; they
+Nothing of a pack that is refused becomes visible. Of one that is cut off, what had arrived whole is kept, so
+that an upload goes on where it stopped. Payloads are stored as they came; they
 are decoded only to be counted and hashed, a buffer at a time, so a decompression bomb is noticed at the
 first byte over its declared size and never written out.
 """
@@ -87,6 +88,17 @@ class Unpacker:
             raise
         finally:
             self._batch.abort()
+
+    def cut(self) -> tuple[StoredBlob, ...]:
+        """No more will come: the blobs that came whole, durable and visible. Nothing is kept of what has been
+        refused."""
+        if self._failed:
+            return ()
+        try:
+            self._batch.drop_open()
+            return self._batch.commit()
+        finally:
+            self.abort()
 
     def abort(self) -> None:
         """Forget everything; no file remains. Always allowed."""
