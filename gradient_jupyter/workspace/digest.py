@@ -103,13 +103,12 @@ def _read(fd: int, size: int) -> tuple[int, bytes, tuple[bytes, ...]]:
     buffer = memoryview(bytearray(CHUNK_BYTES if chunked else _PIECE))
     chunks = []
     total = 0
-    while count := _fill(fd, buffer):
+    # One byte more than there should be: what grows is noticed, and not followed for ever.
+    while count := _fill(fd, buffer[: size + 1 - total]):
         hasher.update(buffer[:count])
         if chunked:
             chunks.append(blake3.blake3(buffer[:count], max_threads=blake3.blake3.AUTO).digest())
         total += count
-        if total > size:
-            break
     return total, hasher.digest(), tuple(chunks)
 
 

@@ -151,7 +151,7 @@ class Index:
         path, slash = self._name(raw, bool(flags & _UTF8), unix)
         kind = stat.S_IFMT(mode)
         directory = slash or kind == stat.S_IFDIR or (not unix and bool(attributes & _DOS_DIRECTORY))
-        if kind not in (0, stat.S_IFREG, stat.S_IFDIR) or (kind == stat.S_IFREG and slash):
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             what = "a link" if kind == stat.S_IFLNK else "no regular file"
             raise self._bad(
                 f"holds '{shown(path)}', which is {what}", next="Unpack it and send the directory itself."
