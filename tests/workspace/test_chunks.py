@@ -1,4 +1,4 @@
-"""Large files travel and are stored in chunks: an edit sends what it touched, and nobody can lie about them."""
+"""Large files travel and are stored in chunks: an edit sends what it touched, and no lie about them holds."""
 
 from __future__ import annotations
 

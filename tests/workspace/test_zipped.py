@@ -133,9 +133,8 @@ def test_a_self_extracting_one_is_read(z: Path) -> None:
 
 
 def test_large_numbers_stand_in_zip64_fields(z: Path) -> None:
-    with zipfile.ZipFile(z, "w", DEFLATED) as file:
-        with file.open("forced", "w", force_zip64=True) as entry:
-            entry.write(b"x" * 1000)
+    with zipfile.ZipFile(z, "w", DEFLATED) as file, file.open("forced", "w", force_zip64=True) as entry:
+        entry.write(b"x" * 1000)
     data = z.read_bytes()
     end = data.rindex(b"PK\x05\x06")
     count, size, offset = struct.unpack_from("<H2L", data, end + 10)
@@ -354,7 +353,7 @@ def test_cut_anywhere_it_is_refused(good: bytes, z: Path) -> None:
 
 
 def test_a_flipped_bit_anywhere_is_noticed_or_harmless(good: bytes, z: Path) -> None:
-    contents = {name: data for name, data in GOOD_ENTRIES}
+    contents = dict(GOOD_ENTRIES)
     for position in range(len(good)):
         for bit in (0x01, 0x80):
             z.write_bytes(good[:position] + bytes((good[position] ^ bit,)) + good[position + 1 :])
