@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sqlalchemy import Connection
 
@@ -17,6 +17,9 @@ from gradient_jupyter.workspace.limit import largest_of, named
 from gradient_jupyter.workspace.tree import check_manifest
 from gradient_jupyter.workspace.unpack import StoredBlob, Unpacker
 from gradient_jupyter.workspace.wording import size_text
+
+#: So much of a pack is taken to a thread in one go.
+_AT_ONCE = 1 << 20
 
 
 class Received(Resource, frozen=True, kw_only=True):
@@ -45,6 +48,8 @@ class Intake:
             max_blob_bytes=plane.settings.max_blob_bytes,
             max_pack_bytes=plane.settings.max_pack_bytes,
         )
+        self._waiting: list[bytes] = []
+        self._size = 0
         # A cut connection ends it while a piece or the commit may still be under way on a thread.
         self._turn = asyncio.Lock()
         self.settled = asyncio.Event()
@@ -54,13 +59,15 @@ class Intake:
 
     async def feed(self, chunk: bytes) -> None:
         async with self._turn:
-            self._plane.check_space(len(chunk))
-            await self._plane.on_files(self._unpacker.feed, chunk)
+            self._waiting.append(chunk)
+            self._size += len(chunk)
+            if self._size >= _AT_ONCE:
+                await self._plane.on_files(self._take)
 
     async def finish(self) -> Received:
         """Answers once the bytes are on disk and noted as this owner's."""
         async with self._turn:
-            stored = await self._plane.on_files(self._unpacker.close)
+            stored = await self._plane.on_files(self._end, self._unpacker.close)
         await self._hold(stored)
         return Received(stored=len(stored))
 
@@ -69,7 +76,7 @@ class Intake:
         self._plane.cut_intakes.add(self)
         try:
             async with self._turn:
-                stored = await self._plane.on_files(self._unpacker.cut)
+                stored = await self._plane.on_files(self._end, self._unpacker.cut)
             await self._hold(stored)
         finally:
             self.settled.set()
@@ -78,6 +85,17 @@ class Intake:
     async def abort(self) -> None:
         async with self._turn:
             await self._plane.on_files(self._unpacker.abort)
+
+    def _take(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        size, self._size = self._size, 0
+        self._plane.check_space(size)
+        for chunk in waiting:
+            self._unpacker.feed(chunk)
+
+    def _end(self, end: Callable[[], tuple[StoredBlob, ...]]) -> tuple[StoredBlob, ...]:
+        self._take()
+        return end()
 
     async def _hold(self, stored: Sequence[StoredBlob]) -> None:
         if stored:

@@ -34,8 +34,8 @@ with Client(start=False) as client:
 
 
 def new_bytes(client: Client, workspace: Path, expected: Callable[[int], bool]) -> int:
-    """What a submit would send now. A connection that was cut is noticed by the server in its own time, so
-    it is asked again until the answer is the ``expected`` one."""
+    """What a submit would send now. A connection that was cut is noticed by the server in its own time,
+    so it is asked again until the answer is the ``expected`` one."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
         new = client.jobs.preflight(workspace).new_bytes
@@ -45,7 +45,7 @@ def new_bytes(client: Client, workspace: Path, expected: Callable[[int], bool]) 
 
 @pytest.mark.parametrize("kind", ["one large file", "several files"])
 def test_a_killed_client_leaves_what_it_has_sent(client: Client, workspace: Path, kind: str) -> None:
-    """kill -9 after the first stored pack; the next submit sends the rest (P12: no half of anything counts)."""
+    """kill -9 after the first stored pack; the next submit sends the rest (P12: no half counts)."""
     if kind == "one large file":
         (workspace / "large").write_bytes(os.urandom(WHOLE_BYTES + 5))
     else:
@@ -61,8 +61,8 @@ def test_a_killed_client_leaves_what_it_has_sent(client: Client, workspace: Path
     left = new_bytes(client, workspace, lambda new: new <= whole - stored)
     assert left <= whole - stored, "what was said to be sent is there"
     told: list[Progress] = []
-    digest = "import hashlib, pathlib; print(sum(p.stat().st_size for p in pathlib.Path().iterdir()))"
-    job = client.jobs.create(["python", "-c", digest], workspace=workspace, on_progress=told.append)
+    count = "import pathlib; print(sum(p.stat().st_size for p in pathlib.Path().iterdir()))"
+    job = client.jobs.create(["python", "-c", count], workspace=workspace, on_progress=told.append)
     sending = [progress for progress in told if progress.stage == "sending"]
     assert sending[0].bytes == 0
     assert sending[0].total <= left, "only the rest is sent"
@@ -92,7 +92,7 @@ def test_of_a_pack_that_was_cut_only_the_rest_is_sent(client: Client, workspace:
 
 
 def test_a_killed_server_leaves_what_it_has_stored(alone: SoloServer, workspace: Path) -> None:
-    """kill -9 of the server between two packs of one large file: the upload ends by itself at the next one."""
+    """kill -9 of the server between two packs of one large file: the upload goes on at the next."""
     alone.start()
     (workspace / "large").write_bytes(os.urandom(WHOLE_BYTES + 5 * CHUNK_BYTES))
     told: list[Progress] = []

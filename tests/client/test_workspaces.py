@@ -102,7 +102,7 @@ def test_the_home_directory_is_refused_however_it_is_named(
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda path: os.mkfifo(path), "neither a directory nor a regular file"),
+        (os.mkfifo, "neither a directory nor a regular file"),
         (lambda path: path.symlink_to(path), "does not exist|cannot be"),
         (lambda path: None, "does not exist"),
         (lambda path: path.symlink_to("nowhere"), "does not exist"),
