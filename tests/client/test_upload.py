@@ -85,10 +85,15 @@ def test_of_a_pack_that_was_cut_only_the_rest_is_sent(client: Client, workspace:
 
     with pytest.raises(WorkspaceError, match="'part-5' changed"):
         client.jobs.create(["true"], workspace=workspace, on_progress=edit)
-    assert new_bytes(client, workspace, lambda new: new == 3 * size) == 3 * size
+    # Five had left here. What the server had received but not yet looked at when the connection broke (less
+    # than two of these files) may have to come again; nothing more.
+    left = new_bytes(client, workspace, lambda new: new <= 5 * size)
+    assert 3 * size <= left <= 5 * size
     told: list[Progress] = []
     client.jobs.create(["true"], workspace=workspace, on_progress=told.append)
-    assert (told[-1].stage, told[-1].bytes, told[-1].total, told[-1].files) == ("sent", 3 * size, 3 * size, 3)
+    assert told[-1].stage == "sent"
+    assert 3 * size <= told[-1].bytes == told[-1].total <= left
+    assert told[-1].files == told[-1].bytes // size
 
 
 def test_a_killed_server_leaves_what_it_has_stored(alone: SoloServer, workspace: Path) -> None:
