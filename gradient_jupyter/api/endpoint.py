@@ -175,9 +175,16 @@ class Endpoint(web.RequestHandler):
     def on_connection_close(self) -> None:
         if self._sink is not None:
             sink, self._sink = self._sink, None
-            self._aborting = asyncio.ensure_future(sink.abort())
+            self._ending = asyncio.ensure_future(self._cut(sink))
         if self._running is not None:
             self._running.cancel()
+
+    async def _cut(self, sink: Sink) -> None:
+        try:
+            await sink.cut()
+        except Exception:
+            # Nobody is left to tell. The sender will find that it has to send again.
+            log.warning("%s: what had come of a cut upload is not kept", self.request.path, exc_info=True)
 
     def compute_etag(self) -> None:
         """Hashing every answer to save none of them is not worth it; artifacts have their own."""

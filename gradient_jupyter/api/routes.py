@@ -38,6 +38,9 @@ class Sink(Protocol):
 
     async def feed(self, chunk: bytes) -> None: ...
     async def finish(self) -> object: ...
+    async def cut(self) -> None:
+        """The sender went away before the end."""
+
     async def abort(self) -> None: ...
 
 

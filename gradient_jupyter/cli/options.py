@@ -83,6 +83,7 @@ class Submission(NamedTuple):
     name: str | None
     machine_type: str | None
     env: dict[str, str]
+    max_size: str | None
     running: Running
 
 
@@ -174,7 +175,17 @@ def submission_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--projectId", "--project-id", "project_id", metavar="ID", help="The project, by its id.")
     @click.option("--name", metavar="NAME", help="What to call the job.")
     @click.option(
-        "--workspace", metavar="PATH", default=".", help="The directory to send, or none.  [this directory]"
+        "--workspace",
+        metavar="PATH",
+        default=".",
+        help="What to send: a directory, a .zip, another file, or none.  [this directory]",
+    )
+    @click.option(
+        "--maxSize",
+        "--max-size",
+        "max_size",
+        metavar="SIZE",
+        help="The most to send, such as 2GiB, or none.  [$GRADIENT_WORKSPACE_LIMIT, else 512MiB]",
     )
     @env_options
     @running_options
@@ -186,6 +197,7 @@ def submission_options(command: Callable[..., Any]) -> Callable[..., Any]:
         project_id: str | None,
         name: str | None,
         workspace: str,
+        max_size: str | None,
         env: dict[str, str],
         running: Running,
         **more: Any,
@@ -197,6 +209,7 @@ def submission_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 raise click.UsageError(f"{option} is empty.")
         submission = Submission(
             workspace=None if workspace == "none" else workspace,
+            max_size=max_size,
             project=project,
             project_id=project_id,
             name=name,

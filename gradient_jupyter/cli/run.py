@@ -62,7 +62,10 @@ def _script(name: str, workspace: str | None) -> str:
 
     if workspace is None:
         return name
-    root = Path(workspace).resolve()
+    path = Path(workspace).expanduser()
+    if path.is_file():  # a zip, whose content shows when it runs, or the script alone
+        return path.name if Path(name).resolve() == path.resolve() else name
+    root = path.resolve()
     here = (root / name).resolve() if not Path(name).is_absolute() else Path(name).resolve()
     if not here.is_file():
         raise Failed(

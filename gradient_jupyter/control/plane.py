@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import msgspec
 
@@ -26,10 +26,13 @@ from gradient_jupyter.control.standing import Standing
 from gradient_jupyter.control.tokens import Tokens
 from gradient_jupyter.engines.base import Engine, Node
 from gradient_jupyter.resources.errors import NoSpace
-from gradient_jupyter.resources.snapshot import Manifest
+from gradient_jupyter.resources.snapshot import WHOLE_BYTES, Manifest
 from gradient_jupyter.store.database import Database
 from gradient_jupyter.workspace.blobs import BlobStore
 from gradient_jupyter.workspace.materialise import materialise
+
+if TYPE_CHECKING:
+    from gradient_jupyter.control.snapshots import Intake
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -49,8 +52,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Of each owner."""
     reserve_bytes: int = 256 * 2**20
     """No upload is accepted and no run is started when less than this is free."""
-    max_blob_bytes: int = 8 * 2**30
-    max_pack_bytes: int = 16 * 2**30
+    max_blob_bytes: int = WHOLE_BYTES
+    """What is larger comes in chunks, which are smaller."""
+    max_pack_bytes: int = 2 * WHOLE_BYTES
+    max_snapshot_bytes: int = 16 * 2**30
 
 
 class Plane:
@@ -75,6 +80,8 @@ class Plane:
         self.tokens = Tokens(key)
         self.queue = Queue()
         self.changes = Changes(self.queue)
+        #: Uploads that were cut off and whose blobs are being put away.
+        self.cut_intakes: set[Intake] = set()
         self.database = Database(layout.database, self.changes.published)
         self._files = ThreadPoolExecutor(4, "files")
         self.engine = make_engine(self)
@@ -96,6 +103,7 @@ class Plane:
         await self.reports.close()
         await self.reconciler.close()
         await self.engine.close()
+        await asyncio.gather(*(intake.settled.wait() for intake in self.cut_intakes))
         await asyncio.to_thread(self._files.shutdown)
         await asyncio.to_thread(self.database.close)
 

@@ -99,6 +99,13 @@ class GradientServer(Application):
         help="Nothing is taken in and nothing started when less than this is free on the disk.",
     ).tag(config=True)
 
+    max_snapshot_bytes = traitlets.Int(
+        16 * 2**30,
+        min=0,
+        help="The most that the files of one job may have together. Clients have a smaller limit of their "
+        "own, which is their user's to raise; this one is not.",
+    ).tag(config=True)
+
     @traitlets.default("log_level")
     def _log_level(self) -> int:
         return logging.INFO
@@ -157,6 +164,7 @@ class GradientServer(Application):
             ),
             stop_grace_s=self.stop_grace_s,
             reserve_bytes=self.reserve_bytes,
+            max_snapshot_bytes=self.max_snapshot_bytes,
         )
 
     def _give_up(self, message: str, code: int) -> Any:
@@ -208,8 +216,10 @@ class Solo:
             key = claimed.key(config_root() / "keys" / self._install)
         except OSError as error:
             raise CannotStart(f"This server's key cannot be read or made: {error}.") from error
+        # The lock on the data root makes us its only writer.
+        blobs = BlobStore(layout.blobs, alone=True)
         plane = Plane(
-            layout, self._install, program.settings(), BlobStore(layout.blobs), self._local_engine, key,
+            layout, self._install, program.settings(), blobs, self._local_engine, key,
             f"{self.url}/api/{API}",
         )  # fmt: skip
         try:

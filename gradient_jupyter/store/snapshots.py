@@ -17,14 +17,15 @@ _AT_ONCE = 500
 _ONE = select(snapshots).where(snapshots.c.owner == bindparam("of"), snapshots.c.id == bindparam("digest"))
 
 
-def held(connection: Connection, owner: str, digests: Sequence[str]) -> set[str]:
-    """Those of ``digests`` that this owner has sent before."""
-    found: set[str] = set()
-    query = select(blobs.c.digest).where(
+def held(connection: Connection, owner: str, digests: Sequence[str]) -> dict[str, int]:
+    """Those of ``digests`` that this owner has sent before, with the size that each has."""
+    found: dict[str, int] = {}
+    query = select(blobs.c.digest, blobs.c.size).where(
         blobs.c.owner == owner, blobs.c.digest.in_(bindparam("digests", expanding=True))
     )
     for start in range(0, len(digests), _AT_ONCE):
-        found.update(connection.execute(query, {"digests": digests[start : start + _AT_ONCE]}).scalars())
+        rows = connection.execute(query, {"digests": digests[start : start + _AT_ONCE]})
+        found.update((row.digest, row.size) for row in rows)
     return found
 
 

@@ -70,12 +70,13 @@ class BlobStore:
     """The blobs under ``root``, which is made when it is absent. Every method blocks; threads may share
     it."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, alone: bool = False) -> None:
+        """``alone``: no other process writes here, so whatever is unfinished now will never be finished."""
         self.root = root
         self._root = str(root)  # joining strings is ten times faster than joining paths
         self._temporary = str(root / "tmp")
         os.makedirs(self._temporary, mode=0o700, exist_ok=True)
-        self._remove_leftovers()
+        self._remove_leftovers(0 if alone else _LEFTOVER_SECONDS)
 
     def has(self, digest: str) -> bool:
         return os.path.isfile(self._path(digest))
@@ -83,18 +84,21 @@ class BlobStore:
     def size(self, digest: str) -> int:
         """How many bytes the blob decodes to, without reading it. ``Damaged`` when it is absent."""
         with self._file(digest) as file:
-            return _read_header(digest, file).size
+            return _read_header(digest, file, os.fstat(file.fileno()).st_size).size
 
     def open(self, digest: str) -> BinaryIO:
         """A reader of the decoded bytes. It raises ``Damaged`` before it would reach a false end: who has
         read to the end has read the right bytes."""
         return io.BufferedReader(_Reader(self._pieces(digest)), _PIECE)
 
-    def copy_to(self, digest: str, fd: int) -> int:
-        """Write the decoded bytes to ``fd``; how many they were. ``Damaged`` as in ``open``."""
+    def copy_to(self, digest: str, fd: int, hasher: blake3.blake3 | None = None) -> int:
+        """Write the decoded bytes to ``fd``, and to ``hasher``; how many they were. ``Damaged`` as in
+        ``open``."""
         total = 0
         for piece in self._pieces(digest):
             durable.write_all(fd, piece)
+            if hasher is not None:
+                hasher.update(piece)
             total += len(piece)
         return total
 
@@ -144,9 +148,12 @@ class BlobStore:
         one piece is never seen unverified."""
         import zstandard
 
-        with self._file(digest) as file:
+        with self._file(digest) as opened:
             try:
-                header = _read_header(digest, file)
+                stored = os.fstat(opened.fileno()).st_size
+                # Most blobs are small, and then a system call less counts for more than a copy.
+                file = io.BytesIO(opened.read(stored + 1)) if stored <= SMALL_STORED else opened
+                header = _read_header(digest, file, stored)
                 large = header.size > SMALL_DECODED
                 hasher = blake3.blake3(max_threads=blake3.blake3.AUTO if large else 1)
                 total = 0
@@ -170,9 +177,9 @@ class BlobStore:
             if held:
                 yield held
 
-    def _remove_leftovers(self) -> None:
+    def _remove_leftovers(self, age_s: float) -> None:
         """What a crash left in ``tmp``. Younger files may belong to another process that is still writing."""
-        oldest = time.time() - _LEFTOVER_SECONDS
+        oldest = time.time() - age_s if age_s else float("inf")
         with os.scandir(self._temporary) as listing:
             for entry in listing:
                 with contextlib.suppress(OSError):
@@ -210,18 +217,17 @@ class Batch:
 
     def put(self, digest: str, encoding: int, size: int, encoded: bytes) -> None:
         """One blob whose bytes are at hand. ``size`` is of the decoded bytes."""
-        writer = self.writer(encoding, size)
-        writer.write(encoded)
+        writer = self.writer(encoding, size, encoded)
         writer.finish(digest)
 
-    def writer(self, encoding: int, size: int) -> Writer:
+    def writer(self, encoding: int, size: int, first: bytes = b"") -> Writer:
         """One blob whose bytes come in pieces. One at a time: finish it before the next."""
         assert self._open is None and self._fd >= 0
         with no_space():
             path = f"{self._temporary}/{secrets.token_hex(16)}"
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         self._open = Writer(self, path, fd, size)
-        self._open.write(_HEADER.pack(_MAGIC, encoding, size))
+        self._open.write(_HEADER.pack(_MAGIC, encoding, size) + first)
         return self._open
 
     def finished(self, digest: str, path: str, size: int) -> None:
@@ -254,11 +260,15 @@ class Batch:
             self._sync(sorted(directories))
         return tuple(done)
 
-    def abort(self) -> None:
-        """Remove what was not committed. After ``commit``, or a second time, it does nothing."""
+    def drop_open(self) -> None:
+        """Forget the blob that is not finished, if there is one."""
         if self._open is not None:
             self._open.discard()
             self._open = None
+
+    def abort(self) -> None:
+        """Remove what was not committed. After ``commit``, or a second time, it does nothing."""
+        self.drop_open()
         for path, _ in self._written.values():
             with contextlib.suppress(OSError):
                 os.unlink(path)
@@ -344,14 +354,14 @@ class _Reader(io.RawIOBase):
         super().close()
 
 
-def _read_header(digest: str, file: BinaryIO) -> _Header:
+def _read_header(digest: str, file: BinaryIO, stored: int) -> _Header:
     raw = file.read(_HEADER.size)
     if len(raw) != _HEADER.size:
         raise Damaged(digest, "its header is cut off")
     magic, encoding, size = _HEADER.unpack(raw)
     if magic != _MAGIC or encoding not in (RAW, ZSTD):
         raise Damaged(digest, "its header is not one of ours")
-    return _Header(encoding, size, os.fstat(file.fileno()).st_size - _HEADER.size)
+    return _Header(encoding, size, stored - _HEADER.size)
 
 
 def _decoded(header: _Header, file: BinaryIO) -> Iterator[bytes]:

@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 from gradient_jupyter.resources.errors import InvalidRequest, NotFound
 from gradient_jupyter.resources.snapshot import check_path
+from gradient_jupyter.workspace.descent import DIRECTORY
 from gradient_jupyter.workspace.tree import MAX_DEPTH, MAX_PATH_BYTES, shown_path
 from gradient_jupyter.workspace.wording import shown
 
-DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: ``O_NONBLOCK``: to open a named pipe would wait for its other end.
 _FILE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
