@@ -16,6 +16,7 @@ from typing import ParamSpec, TypeVar
 import msgspec
 
 from gradient_jupyter.control.changes import Changes
+from gradient_jupyter.control.followed import Followed
 from gradient_jupyter.control.layout import Layout
 from gradient_jupyter.control.machines import Size
 from gradient_jupyter.control.reconcile import Reconciler
@@ -60,6 +61,7 @@ class Plane:
         self.blobs = blobs
         self.changes = Changes()
         self.database = Database(layout.database, self.changes.published)
+        self.followed = Followed(self.changes, self.database)
         self._files = ThreadPoolExecutor(4, "files")
         self.engine = make_engine(self)
         self.reconciler = Reconciler(self)
@@ -75,6 +77,7 @@ class Plane:
         """Stops acting. Tasks go on; the next start takes them up."""
         await self.reconciler.close()
         await self.engine.close()
+        await self.followed.close()
         await asyncio.to_thread(self._files.shutdown)
         await asyncio.to_thread(self.database.close)
 

@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import os
+import resource
 import secrets
 import signal
 import socket
@@ -27,8 +28,10 @@ from tornado.netutil import bind_sockets
 from traitlets.config import Application
 
 from gradient_jupyter import __version__
+from gradient_jupyter.api import routes
 from gradient_jupyter.api.app import application
 from gradient_jupyter.api.endpoint import Door
+from gradient_jupyter.api.streams import Heart
 from gradient_jupyter.control.access import Principal
 from gradient_jupyter.control.layout import Layout
 from gradient_jupyter.control.machines import Size
@@ -48,6 +51,9 @@ Isolation = Literal["auto", "bubblewrap", "none"]
 
 #: Exit codes that whoever starts the server may test.
 TAKEN, REFUSED = 3, 4
+#: Wherever more are allowed, more are of no use: some systems set a hard limit of a thousand million, and
+#: programs that close every possible descriptor would be at it for minutes.
+_DESCRIPTORS = 1 << 16
 
 
 class GradientServer(Application):
@@ -122,6 +128,7 @@ class GradientServer(Application):
             self._give_up(str(error), REFUSED)
         except OSError as error:
             self._give_up(f"The data root {layout.root} cannot be used: {error}.", REFUSED)
+        _raise_descriptor_limit()
         try:
             asyncio.run(Solo(self, layout, install).serve())
         except CannotStart as error:
@@ -163,6 +170,7 @@ class Solo:
         self.token = "gru_" + secrets.token_urlsafe(32)
         self.url = ""
         self.streams = 0
+        self.heart: routes.Heart = Heart()
         self.started_us = now_us()
         self._needed = time.monotonic()
 
@@ -254,6 +262,20 @@ class Solo:
             elif time.monotonic() - self._needed >= idle_s:
                 log.info("nothing ran and nobody asked for %.0f s", idle_s)
                 return
+
+
+def _raise_descriptor_limit() -> None:
+    """Each follower holds a descriptor, and the usual soft limit is made for programs that use ``select``."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (OSError, ValueError) as error:  # macOS has a second, lower limit of its own
+        log.warning("at most %d files and connections: the limit cannot be raised (%s)", soft, error)
+    else:
+        log.info("at most %d files and connections; the limit was %d", wanted, soft)
 
 
 def _login() -> str:
