@@ -28,7 +28,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 #: Decoded bytes that are read at once: no less while there are more, and less than twice as many.
-READ = 64 * 1024
+READ = 128 * 1024
 LOOK_S = 1.0
 #: How many logs one look looks at; with more of them each has its turn less often.
 _LOOKED_AT = 256

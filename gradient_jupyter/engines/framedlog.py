@@ -255,7 +255,8 @@ class Reader:
         chunks: list[Chunk] = []
         taken = 0
         try:
-            for frame in self._walk(*self._nearest(offset)):
+            # Not much more than will be taken: the rest would only be read again.
+            for frame in self._walk(*self._nearest(offset), block=min(_BLOCK, limit + EVERY)):
                 self._at = frame.after
                 skip = offset + taken - frame.offset
                 if skip >= len(frame.data):
@@ -362,20 +363,20 @@ class Reader:
             if whole < 4096:
                 return
 
-    def _walk(self, offset: int, position: int) -> Iterator[_Frame]:
+    def _walk(self, offset: int, position: int, block: int = _BLOCK) -> Iterator[_Frame]:
         """The whole frames from one frame's beginning on; ends at the end of the file or a torn frame."""
-        block, base = b"", position
+        read, base = b"", position
         while True:
             start = position - base
-            need = _extent(block, start)
-            if not need or start + need > len(block):
-                block, base, start = os.pread(self._fd, _BLOCK, position), position, 0
-                need = _extent(block, 0)
-                if need > len(block):
-                    block = os.pread(self._fd, need, position)
-                if not need or need > len(block):
+            need = _extent(read, start)
+            if not need or start + need > len(read):
+                read, base, start = os.pread(self._fd, block, position), position, 0
+                need = _extent(read, 0)
+                if need > len(read):
+                    read = os.pread(self._fd, need, position)
+                if not need or need > len(read):
                     return
-            frame = _frame(block, start, offset, position)
+            frame = _frame(read, start, offset, position)
             if frame is None:
                 # The writer may have given back a half-written frame while we looked: look once more.
                 frame = _frame(os.pread(self._fd, need, position), 0, offset, position)

@@ -128,9 +128,9 @@ class GradientServer(Application):
             self._give_up(str(error), REFUSED)
         except OSError as error:
             self._give_up(f"The data root {layout.root} cannot be used: {error}.", REFUSED)
-        _raise_descriptor_limit()
+        open_files = _raise_descriptor_limit()
         try:
-            asyncio.run(Solo(self, layout, install).serve())
+            asyncio.run(Solo(self, layout, install, open_files).serve())
         except CannotStart as error:
             self._give_up(str(error), REFUSED)
         finally:
@@ -162,10 +162,11 @@ class Solo:
 
     mode = "solo"
 
-    def __init__(self, program: GradientServer, layout: Layout, install: str) -> None:
+    def __init__(self, program: GradientServer, layout: Layout, install: str, open_files: int) -> None:
         self._program = program
         self._layout = layout
         self._install = install
+        self._open_files = open_files
         self._done = asyncio.Event()
         self.token = "gru_" + secrets.token_urlsafe(32)
         self.url = ""
@@ -243,6 +244,7 @@ class Solo:
             plane.unpack,
             install=self._install,
             isolation=cast("Isolation", self._program.isolation),
+            open_files=self._open_files,
         )
 
     async def _until_done(self, plane: Plane) -> None:
@@ -264,18 +266,23 @@ class Solo:
                 return
 
 
-def _raise_descriptor_limit() -> None:
-    """Each follower holds a descriptor, and the usual soft limit is made for programs that use ``select``."""
+def _raise_descriptor_limit() -> int:
+    """Each follower holds a descriptor, and the usual soft limit is made for programs that use ``select``.
+
+    Such programs may well be among the jobs, so they get the limit that we found, which is returned; 0 where
+    nothing was changed.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return
+        return 0
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     except (OSError, ValueError) as error:  # macOS has a second, lower limit of its own
         log.warning("at most %d files and connections: the limit cannot be raised (%s)", soft, error)
-    else:
-        log.info("at most %d files and connections; the limit was %d", wanted, soft)
+        return 0
+    log.info("at most %d files and connections; the limit was %d", wanted, soft)
+    return soft
 
 
 def _login() -> str:

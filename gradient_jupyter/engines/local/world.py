@@ -78,6 +78,7 @@ class World(msgspec.Struct, frozen=True):
     env: dict[str, str]
     notices: list[str]
     command: list[str]
+    open_files: int = 0
 
 
 class Worlds:
