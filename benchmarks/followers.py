@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from benchmarks import Row
@@ -50,35 +50,28 @@ asyncio.run(main())
 def rows() -> Iterable[Row]:
     raise_limit()
     bare_kb = bare()
-    with server() as served:
-        assert served.process is not None and served.runtime is not None
-        pid, url, token = served.process.pid, served.runtime.url, served.runtime.token
-
-        started, used = time.monotonic(), cpu(pid)
-        time.sleep(IDLE_S)
-        alone = (cpu(pid) - used) / (time.monotonic() - started)
-
-        def measure(name: str, paths: list[str], lines: int = 0) -> Iterator[Row]:
-            kb, used, fds = followed(pid, url, token, paths, lines)
-            yield Row(f"{name}: memory of each", kb, "kB", bare_kb, "a bare tornado handler that streams")
-            yield Row(f"{name}: CPU while idle", used * 1000, "ms/s", alone * 1000, "the server without them")
-            yield Row(f"{name}: descriptors", fds, "fds", FOLLOWERS, "one for each connection")
-
-        quiet = ("sh", "-c", "echo up; exec sleep 600")
-        with running(served, *quiet, ready="up\n") as job:
-            log = f"/jobs/{job}/logs?follow=true"
-            # What a server takes once, for good, whoever follows: not to be charged to the first of them.
-            followed(pid, url, token, [log] * 200, 0, wait_s=0.5)
-            yield from measure(f"{FOLLOWERS} followers of one log", [log] * FOLLOWERS)
-        with contextlib.ExitStack() as stack:
-            jobs = [stack.enter_context(running(served, *quiet, ready="up\n")) for _ in range(JOBS)]
-            paths = [f"/jobs/{jobs[n % JOBS]}/logs?follow=true" for n in range(FOLLOWERS)]
-            yield from measure(f"{FOLLOWERS} followers of {JOBS} logs", paths)
-        lines = ("sh", "-c", f"echo up; head -c 1 >/dev/null; sleep 8; seq {LINES}; exec sleep 600")
-        with running(served, *lines, ready="up\n") as job:
-            paths = [f"/jobs/{job}/logs?follow=true"] * FOLLOWERS
-            yield from measure(f"{FOLLOWERS} followers of a log that grew", paths, LINES)
-        yield from measure(f"{FOLLOWERS} followers of /events", ["/events"] * FOLLOWERS)
+    quiet = ("sh", "-c", "echo up; exec sleep 600")
+    grows = ("sh", "-c", f"echo up; sleep 10; seq {LINES}; exec sleep 600")
+    scenes: list[tuple[str, tuple[str, ...], int, int]] = [
+        ("of one log", quiet, 1, 0),
+        (f"of {JOBS} logs", quiet, JOBS, 0),
+        ("of a log that grew", grows, 1, LINES),
+        ("of /events", quiet, 0, 0),
+    ]
+    for name, command, jobs, lines in scenes:
+        # What a process has freed it seldom gives back, so each scene has a server of its own.
+        with server() as served, contextlib.ExitStack() as stack:
+            assert served.process is not None and served.runtime is not None
+            running_jobs = [stack.enter_context(running(served, *command, ready="up\n")) for _ in range(jobs)]
+            paths = [f"/jobs/{job}/logs?follow=true" for job in running_jobs] or ["/events"]
+            pid, url, token = served.process.pid, served.runtime.url, served.runtime.token
+            # What a server takes once, for good, whoever follows, is not to be charged to the first of them.
+            followed(pid, url, token, paths * (100 // len(paths)), 0, wait_s=0.0)
+            kb, used, fds = followed(pid, url, token, paths * (FOLLOWERS // len(paths)), lines)
+        what = f"{FOLLOWERS} followers {name}"
+        yield Row(f"{what}: memory of each", kb, "kB", bare_kb, "a bare tornado handler that streams")
+        yield Row(f"{what}: CPU while idle", used * 1000, "ms/s", 1000, "one core")
+        yield Row(f"{what}: descriptors", fds, "fds", FOLLOWERS, "one for each connection")
 
 
 def bare() -> float:
@@ -87,8 +80,8 @@ def bare() -> float:
         try:
             assert process.stdout is not None
             url = f"http://127.0.0.1:{int(process.stdout.readline())}"
-            followed(process.pid, url, "", ["/"] * 200, 0, wait_s=0.5, prefix="")
-            kb, _, _ = followed(process.pid, url, "", ["/"] * FOLLOWERS, 0, wait_s=0.5, prefix="")
+            followed(process.pid, url, "", ["/"] * 100, 0, wait_s=0.0, prefix="")
+            kb, _, _ = followed(process.pid, url, "", ["/"] * FOLLOWERS, 0, wait_s=0.0, prefix="")
         finally:
             process.kill()
     return kb

@@ -71,7 +71,7 @@ async def follow(
                 job = fresh
                 yield job
             if attempt is None and job.attempt > cursor.attempt:
-                cursor.move(job.attempt)
+                cursor.move(cursor.attempt + 1 if cursor.attempt else job.attempt)
                 continue
             if job.final or not follow or job.attempt > cursor.attempt:
                 yield Ended(final=job.final, job=job)
@@ -145,7 +145,7 @@ class _Cursor:
         self._moved = self.attempt > 0
         if self._moved:
             self._start = Position()
-        self._epoch, self._damaged = 0, False
+        self._epoch, self._offset, self._damaged = 0, 0, False
         self._open(attempt)
 
     async def next(self) -> bytes | Truncated | None:
@@ -185,9 +185,9 @@ class _Cursor:
     async def _find(self, tail: Tail) -> bytes | Truncated | None:
         """Where ``start`` is, once there is a log; and what is to be said about that."""
         epoch = await tail.epoch()
+        if self._start.epoch not in (0, epoch) and (earlier := await self._looked_back()) is not None:
+            tail, epoch = earlier, self._start.epoch
         if not epoch:
-            return None
-        if self._start.epoch not in (0, epoch) and await self._looked_back():
             return None
         self._epoch = epoch
         if self._moved:
@@ -205,17 +205,17 @@ class _Cursor:
         size = await tail.size()
         return Truncated(offset=self._start.offset, size=size)
 
-    async def _looked_back(self) -> bool:
-        """Whether ``start`` is in an earlier attempt's log, which then is the one to go on in."""
+    async def _looked_back(self) -> Tail | None:
+        """The earlier attempt's log that ``start`` is in, which then is the one to go on in."""
         if not self._may_look_back:
-            return False
+            return None
         self._may_look_back = False
         for attempt in range(self.attempt - 1, 0, -1):
             with contextlib.suppress(ServerError), self._tail_of(attempt) as tail:
                 if await tail.epoch() == self._start.epoch:
                     self._open(attempt)
-                    return True
-        return False
+                    return self._tail
+        return None
 
     def _said(self, at: Position, text: str) -> bytes:
         return self._encode(

@@ -214,12 +214,16 @@ class Tails:
     async def _look_forever(self) -> None:
         while True:
             await asyncio.sleep(LOOK_S)
-            some = [self._to_look_at[n] for n in range(min(_LOOKED_AT, len(self._to_look_at)))]
-            self._to_look_at.rotate(-len(some))
-            for tail, size in zip(some, await self.run(_sizes, [tail.path for tail in some]), strict=True):
-                if tail.file_size != size:
-                    tail.file_size = size
-                    tail.log_grew()
+            await self.look()
+
+    async def look(self) -> None:
+        """At those logs whose turn it is: whoever follows one that grew unnoticed is woken."""
+        some = [self._to_look_at[n] for n in range(min(_LOOKED_AT, len(self._to_look_at)))]
+        self._to_look_at.rotate(-len(some))
+        for tail, size in zip(some, await self.run(_sizes, [tail.path for tail in some]), strict=True):
+            if tail.file_size != size:
+                tail.file_size = size
+                tail.log_grew()
 
     async def close(self) -> None:
         if self._looking is not None:
