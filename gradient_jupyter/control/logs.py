@@ -196,13 +196,11 @@ class _Cursor:
             )
         if not self._start.epoch:
             return None
-        if self._start.epoch == epoch and (
-            not self._start.offset or self._start.offset <= (size := await tail.size())
-        ):
+        size = await tail.size()
+        if self._start.epoch == epoch and self._start.offset <= size:
             self._offset = self._start.offset
             return None
         # Another log, or one that lost its end in a power failure: never other bytes in silence.
-        size = await tail.size()
         return Truncated(offset=self._start.offset, size=size)
 
     async def _looked_back(self) -> Tail | None:

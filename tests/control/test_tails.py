@@ -1,4 +1,4 @@
-"""Logs that many follow: everyone gets the whole, whoever comes, lags, leaves, and whichever hints are lost."""
+"""Logs that many follow: everyone gets the whole, whoever comes, lags, leaves, whichever hints are lost."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class Follower:
 
 texts = st.one_of(
     st.text(st.sampled_from("aü€😀\n"), min_size=1, max_size=30),
-    st.integers(1, 3 * READ).map(lambda count: ("€uro %d\n" % count * (count // 6 + 1))[:count]),
+    st.integers(1, 3 * READ).map(lambda count: (f"€uro {count}\n" * (count // 6 + 1))[:count]),
 )
 steps = st.lists(
     st.one_of(
@@ -118,7 +118,7 @@ steps = st.lists(
 @given(steps, st.sampled_from([0, 3000, 4 * READ]))
 @settings(max_examples=150)
 def test_everyone_gets_the_whole_from_any_piece_on(script, budget):
-    """P7, whatever is kept of it: followers join at the beginning or at a piece somebody has seen, lag, leave."""
+    """P7, whatever is kept of it: followers join at the beginning or at any piece, lag, leave."""
 
     async def run(directory: Path) -> None:
         async with Log(directory, Kept(budget)) as log:
