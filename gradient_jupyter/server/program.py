@@ -11,7 +11,6 @@ import contextlib
 import json
 import logging
 import os
-import resource
 import secrets
 import signal
 import socket
@@ -40,7 +39,7 @@ from gradient_jupyter.engines.base import Unreachable
 from gradient_jupyter.engines.local import LocalEngine
 from gradient_jupyter.resources.base import now_us
 from gradient_jupyter.resources.server import API, Runtime, config_root, data_root, runtime_file
-from gradient_jupyter.server import claimed
+from gradient_jupyter.server import claimed, descriptors
 from gradient_jupyter.store import jobs as job_rows
 from gradient_jupyter.store import schema, users
 from gradient_jupyter.workspace.blobs import BlobStore
@@ -51,9 +50,6 @@ Isolation = Literal["auto", "bubblewrap", "none"]
 
 #: Exit codes that whoever starts the server may test.
 TAKEN, REFUSED = 3, 4
-#: Wherever more are allowed, more are of no use: some systems set a hard limit of a thousand million, and
-#: programs that close every possible descriptor would be at it for minutes.
-_DESCRIPTORS = 1 << 16
 
 
 class GradientServer(Application):
@@ -128,7 +124,7 @@ class GradientServer(Application):
             self._give_up(str(error), REFUSED)
         except OSError as error:
             self._give_up(f"The data root {layout.root} cannot be used: {error}.", REFUSED)
-        open_files = _raise_descriptor_limit()
+        open_files = descriptors.raise_limit()
         try:
             asyncio.run(Solo(self, layout, install, open_files).serve())
         except CannotStart as error:
@@ -220,7 +216,7 @@ class Solo:
             hosts = frozenset(f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]"))
             door = Door(self.token, Principal(user_id=user.id, name=user.name), hosts)
             # Our own limits answer in our own words, so tornado's must not come first.
-            server = HTTPServer(
+            server = descriptors.BoundedServer(
                 application(plane, self, door), max_body_size=1 << 60, max_header_size=64 * 1024,
                 idle_connection_timeout=3600, chunk_size=256 * 1024,
             )  # fmt: skip
@@ -264,25 +260,6 @@ class Solo:
             elif time.monotonic() - self._needed >= idle_s:
                 log.info("nothing ran and nobody asked for %.0f s", idle_s)
                 return
-
-
-def _raise_descriptor_limit() -> int:
-    """Each follower holds a descriptor, and the usual soft limit is made for programs that use ``select``.
-
-    Such programs may well be among the jobs, so they get the limit that we found, which is returned; 0 where
-    nothing was changed.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return 0
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    except (OSError, ValueError) as error:  # macOS has a second, lower limit of its own
-        log.warning("at most %d files and connections: the limit cannot be raised (%s)", soft, error)
-        return 0
-    log.info("at most %d files and connections; the limit was %d", wanted, soft)
-    return soft
 
 
 def _login() -> str:

@@ -237,6 +237,36 @@ def test_the_server_takes_more_followers_than_its_soft_limit_and_jobs_keep_their
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+def test_one_connection_too_many_is_told_so_and_leaves_the_others_alone(own_solo):
+    """T5, threat: whoever takes all descriptors would keep logs and the database from being opened."""
+    own_solo.start()
+    job = own_solo.job("sh", "-c", "while :; do date; sleep 0.05; done")
+
+    async def scene() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            stream = await stack.enter_async_context(Stream(own_solo, f"/jobs/{job['id']}/logs?follow=true"))
+            messages = stream.messages()
+            while (await anext(messages))[0] != "log":
+                pass
+            resource.prlimit(own_solo.process.pid, resource.RLIMIT_NOFILE, (160, 160))
+            port = int(own_solo.runtime.url.rpartition(":")[2])
+            for _ in range(200):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                stack.callback(writer.close)
+            head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 503")
+            assert json.loads(body)["error"]["code"] == "too-many-connections"
+            for _ in range(5):
+                await anext(messages)
+            await messages.aclose()
+
+    run(scene)
+    own_solo.request("POST", f"/jobs/{job['id']}/stop")
+    assert own_solo.finished(job["id"])["state"] == "Cancelled"
+    assert "Too many open files" not in own_solo.log()
+    assert own_solo.log().count("that is all this system allows") == 1
+
+
 def test_followers_of_events_all_hear_everything(solo):
     async def scene() -> None:
         async with contextlib.AsyncExitStack() as stack:
