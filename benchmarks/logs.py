@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 
@@ -187,11 +189,15 @@ def client(served: SoloServer, *command: str) -> Iterator[tuple[str, str]]:
 def command_line(served: SoloServer, *command: str) -> Iterator[tuple[str, str]]:
     job = str(served.job(*command)["id"])
     gradient = [sys.executable, "-m", "gradient_jupyter.cli", "jobs", "logs", "--follow", job]
-    with subprocess.Popen(
-        gradient, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=served.environment
-    ) as process:
+    with (
+        tempfile.TemporaryFile() as errors,
+        subprocess.Popen(gradient, stdout=subprocess.PIPE, stderr=errors, env=served.environment) as process,
+    ):
         assert process.stdout is not None
         while data := process.stdout.read(CHUNK):
             yield "stdout", data.decode()
-    text = served.text(job)
-    yield "stderr", text[-128:]
+        process.wait()
+        errors.seek(0)
+        digest = re.search(rb"[0-9a-f]{128}", errors.read())
+        assert digest is not None
+        yield "stderr", digest[0].decode()

@@ -327,3 +327,20 @@ def test_a_follower_that_leaves_does_not_take_the_answer_from_the_others(tmp_pat
                 each.leave()
 
     asyncio.run(run())
+
+
+def test_a_bell_that_rings_while_its_follower_works_is_heard():
+    async def run() -> None:
+        bell = Bell()
+        bell.ring()
+        async with asyncio.timeout(PATIENCE_S):
+            await bell.wait()
+        bell.mute()
+        sleeping = asyncio.create_task(bell.wait())
+        await asyncio.sleep(0)
+        assert not sleeping.done()
+        bell.ring()
+        bell.ring()
+        await sleeping
+
+    asyncio.run(run())
