@@ -344,3 +344,17 @@ def test_a_bell_that_rings_while_its_follower_works_is_heard():
         await sleeping
 
     asyncio.run(run())
+
+
+def test_a_frame_that_is_longer_than_one_read_is_cut_between_characters(tmp_path):
+    async def run() -> None:
+        async with Log(tmp_path) as log:
+            log.write("a" + "€" * READ)
+            follower = Follower(log, 0)
+            while await follower.step():
+                pass
+            assert len(follower.seen) > 3 and follower.text == log.text
+            follower.check()
+            follower.leave()
+
+    asyncio.run(run())
