@@ -371,3 +371,8 @@ class _Wire:
         self._handler.write(data)
         await self._handler.flush()
         self._handler.host.touch()
+
+    def remind(self, data: bytes) -> None:
+        if not self._handler.request.connection.stream.writing():  # type: ignore[union-attr]
+            self._handler.write(data)
+            self._handler.flush()

@@ -49,12 +49,21 @@ class Connection(Protocol):
 
     async def begin(self, status: int, headers: dict[str, str]) -> None: ...
     async def send(self, data: bytes) -> None: ...
+    def remind(self, data: bytes) -> None:
+        """Sends if the reader has taken everything before, and does not wait."""
 
 
 class Answer(Protocol):
     """An answer that writes itself: a file, an archive, an event stream."""
 
     async def write(self, to: Connection) -> None: ...
+
+
+class Heart(Protocol):
+    """Keeps silent streams alive."""
+
+    def heard(self, stream: Connection) -> None: ...
+    def forget(self, stream: Connection) -> None: ...
 
 
 class Host(Protocol):
@@ -64,6 +73,7 @@ class Host(Protocol):
     mode: str
     url: str
     streams: int
+    heart: Heart
     started_us: int
 
     def stop(self) -> None: ...

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import re
 import threading
 import time
 import zipfile
-from collections.abc import AsyncIterator, Generator, Iterator
-from typing import TYPE_CHECKING, BinaryIO
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from typing import TYPE_CHECKING, BinaryIO, Generic, TypeVar
 from urllib.parse import quote
-
-import msgspec
 
 from gradient_jupyter.api.routes import Connection, Host
 from gradient_jupyter.control.plane import Plane
@@ -23,7 +23,9 @@ from gradient_jupyter.workspace.inside import open_inside
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
 
-_HEARTBEAT_S = 15.0
+T = TypeVar("T")
+
+HEARTBEAT_S = 15.0
 _PIECE = 256 * 1024
 
 #: A zip knows the times from 1980 to 2107 only.
@@ -38,30 +40,55 @@ _ATTACHMENT = {
 }
 
 
-class Message(msgspec.Struct, frozen=True):
+def message(event: str, data: bytes, identity: str = "") -> bytes:
     """One Server-Sent Event. ``data`` is JSON, so it holds no line ends."""
-
-    event: str
-    data: bytes
-    id: str = ""
-
-    def encode(self) -> bytes:
-        head = f"id: {self.id}\n".encode() if self.id else b""
-        return head + b"event: " + self.event.encode() + b"\ndata: " + self.data + b"\n\n"
+    head = f"id: {identity}\nevent: {event}\ndata: " if identity else f"event: {event}\ndata: "
+    return b"".join((head.encode(), data, b"\n\n"))
 
 
-class EventStream:
-    """Sends messages as they come, and a comment every 15 s when none do.
+class Heart:
+    """Beats for every open stream that has been silent for ``every_s``. One timer, however many they are."""
 
-    ``source`` yields ``None`` at least once a second while nothing happens.
-    """
+    def __init__(self, every_s: float = HEARTBEAT_S) -> None:
+        self._every_s = every_s
+        self._silent_since: OrderedDict[Connection, float] = OrderedDict()
+        self._timer: asyncio.TimerHandle | None = None
 
-    def __init__(self, host: Host, source: AsyncIterator[Message | None]) -> None:
+    def heard(self, stream: Connection) -> None:
+        """Something was sent over it just now."""
+        self._silent_since[stream] = time.monotonic()
+        self._silent_since.move_to_end(stream)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._every_s, self._beat)
+
+    def forget(self, stream: Connection) -> None:
+        self._silent_since.pop(stream, None)
+
+    def _beat(self) -> None:
+        now = time.monotonic()
+        while self._silent_since:
+            stream, since = next(iter(self._silent_since.items()))
+            if now - since < self._every_s:
+                # Not for each of them alone: those that are due within a second beat together.
+                wait_s = max(1.0, self._every_s - (now - since))
+                self._timer = asyncio.get_running_loop().call_later(wait_s, self._beat)
+                return
+            self.heard(stream)
+            stream.remind(b": still here\n\n")
+        self._timer = None
+
+
+class EventStream(Generic[T]):
+    """Sends what ``source`` yields as it comes, written by ``encode``, and a comment when nothing does."""
+
+    def __init__(self, host: Host, source: AsyncGenerator[T], encode: Callable[[T], bytes]) -> None:
         self._host = host
         self._source = source
+        self._encode = encode
 
     async def write(self, to: Connection) -> None:
-        self._host.streams += 1
+        host = self._host
+        host.streams += 1
         try:
             # The first message is awaited before the headers go out: a refusal can still be one.
             first = await anext(self._source)
@@ -69,19 +96,17 @@ class EventStream:
                 200,
                 {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no", "Cache-Control": "no-store"},
             )
-            sent = time.monotonic()
-            if first is not None:
-                await to.send(first.encode())
-            async for message in self._source:
-                if message is not None:
-                    await to.send(message.encode())
-                    sent = time.monotonic()
-                elif time.monotonic() - sent >= _HEARTBEAT_S:
-                    await to.send(b": still here\n\n")
-                    sent = time.monotonic()
+            if data := self._encode(first):
+                await to.send(data)
+            del first, data
+            host.heart.heard(to)
+            async for item in self._source:
+                await to.send(self._encode(item))
+                host.heart.heard(to)
         finally:
-            self._host.streams -= 1
-            await self._source.aclose()  # type: ignore[attr-defined]
+            host.streams -= 1
+            host.heart.forget(to)
+            await self._source.aclose()
 
 
 class Bytes:

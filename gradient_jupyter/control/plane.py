@@ -17,6 +17,7 @@ import msgspec
 
 from gradient_jupyter.control import machines
 from gradient_jupyter.control.changes import Changes
+from gradient_jupyter.control.followed import Followed
 from gradient_jupyter.control.layout import Layout
 from gradient_jupyter.control.machines import Size
 from gradient_jupyter.control.progress import Reports
@@ -83,6 +84,7 @@ class Plane:
         #: Uploads that were cut off and whose blobs are being put away.
         self.cut_intakes: set[Intake] = set()
         self.database = Database(layout.database, self.changes.published)
+        self.followed = Followed(self.changes, self.database)
         self._files = ThreadPoolExecutor(4, "files")
         self.engine = make_engine(self)
         self.reports = Reports(self.database)
@@ -104,6 +106,7 @@ class Plane:
         await self.reconciler.close()
         await self.engine.close()
         await asyncio.gather(*(intake.settled.wait() for intake in self.cut_intakes))
+        await self.followed.close()
         await asyncio.to_thread(self._files.shutdown)
         await asyncio.to_thread(self.database.close)
 

@@ -27,8 +27,10 @@ from tornado.netutil import bind_sockets
 from traitlets.config import Application
 
 from gradient_jupyter import __version__
+from gradient_jupyter.api import routes
 from gradient_jupyter.api.app import application
 from gradient_jupyter.api.endpoint import Door
+from gradient_jupyter.api.streams import Heart
 from gradient_jupyter.control.access import Principal
 from gradient_jupyter.control.layout import Layout
 from gradient_jupyter.control.machines import Size
@@ -38,7 +40,7 @@ from gradient_jupyter.engines.base import Unreachable
 from gradient_jupyter.engines.local import LocalEngine
 from gradient_jupyter.resources.base import now_us
 from gradient_jupyter.resources.server import API, Runtime, config_root, data_root, runtime_file
-from gradient_jupyter.server import claimed
+from gradient_jupyter.server import claimed, descriptors
 from gradient_jupyter.store import jobs as job_rows
 from gradient_jupyter.store import schema, users
 from gradient_jupyter.workspace.blobs import BlobStore
@@ -142,8 +144,9 @@ class GradientServer(Application):
             self._give_up(str(error), REFUSED)
         except OSError as error:
             self._give_up(f"The data root {layout.root} cannot be used: {error}.", REFUSED)
+        open_files = descriptors.raise_limit()
         try:
-            asyncio.run(Solo(self, layout, install).serve())
+            asyncio.run(Solo(self, layout, install, open_files).serve())
         except CannotStart as error:
             self._give_up(str(error), REFUSED)
         finally:
@@ -181,14 +184,16 @@ class Solo:
 
     mode = "solo"
 
-    def __init__(self, program: GradientServer, layout: Layout, install: str) -> None:
+    def __init__(self, program: GradientServer, layout: Layout, install: str, open_files: int) -> None:
         self._program = program
         self._layout = layout
         self._install = install
+        self._open_files = open_files
         self._done = asyncio.Event()
         self.token = "gru_" + secrets.token_urlsafe(32)
         self.url = ""
         self.streams = 0
+        self.heart: routes.Heart = Heart()
         self.started_us = now_us()
         self._needed = time.monotonic()
 
@@ -246,7 +251,7 @@ class Solo:
             hosts = frozenset(f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]"))
             door = Door(self.token, Principal(user_id=user.id, name=user.name), hosts)
             # Our own limits answer in our own words, so tornado's must not come first.
-            server = HTTPServer(
+            server = descriptors.BoundedServer(
                 application(plane, self, door), max_body_size=1 << 60, max_header_size=64 * 1024,
                 idle_connection_timeout=3600, chunk_size=256 * 1024,
             )  # fmt: skip
@@ -270,6 +275,7 @@ class Solo:
             plane.unpack,
             install=self._install,
             isolation=cast("Isolation", self._program.isolation),
+            open_files=self._open_files,
         )
 
     async def _until_done(self, plane: Plane) -> None:

@@ -16,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
+
 from gradient_jupyter.engines.base import (
     Capabilities,
     Hint,
@@ -50,16 +52,24 @@ class LocalEngine:
 
     ``root`` holds one private directory per task and belongs to this engine alone. ``materialise`` unpacks a
     snapshot. ``install`` tells this installation's tasks from another's. ``isolation`` chooses how worlds are
-    made: "auto" takes bubblewrap if it works here, "bubblewrap" refuses to start without it.
+    made: "auto" takes bubblewrap if it works here, "bubblewrap" refuses to start without it. ``open_files``
+    is the soft limit of descriptors that commands get, where this process has raised its own; 0: the same.
     """
 
     def __init__(
-        self, root: Path, materialise: Materialise, *, install: str, isolation: Isolation = "auto"
+        self,
+        root: Path,
+        materialise: Materialise,
+        *,
+        install: str,
+        isolation: Isolation = "auto",
+        open_files: int = 0,
     ) -> None:
         self._root = root.absolute()
         self._materialise = materialise
         self._install = install
         self._isolation: Isolation = isolation
+        self._open_files = open_files
         self._worlds = Worlds(None, "it has not been looked at yet")
         self._cpus = 1.0
         self._hints = Hints(self._root)
@@ -107,7 +117,9 @@ class LocalEngine:
             if _is_pending(attempt):
                 attempt.unpack(self._materialise, task.snapshot, task.directory)
                 if _is_pending(attempt):  # it may have been stopped while its files were unpacked
-                    attempt.spawn(self._worlds.make(task, self._cpus, attempt.mark()), task.directory / "log")
+                    world = self._worlds.make(task, self._cpus, attempt.mark())
+                    world = msgspec.structs.replace(world, open_files=self._open_files)
+                    attempt.spawn(world, task.directory / "log")
         except OSError as error:
             if not no_space(error):
                 raise Unreachable(f"This task could not be started: {error}.") from error

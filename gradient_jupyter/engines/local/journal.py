@@ -18,6 +18,8 @@ STDOUT, STDERR, PLATFORM = 1, 2, 3
 SYNC_AFTER_S = 0.5
 """From a write to its ``fdatasync``. The promise (P7) is one second; the sync itself takes time too."""
 HINT_EVERY_S = 0.005
+HINT_AGAIN_S = 1.0
+"""At most this long between two tries while the engine's queue is full: it is stopped, or has much to do."""
 RETRY_EVERY_S = 1.0
 
 
@@ -44,14 +46,16 @@ class Hints:
             self._address = os.path.join(directory, name)
         self._last = 0.0
         self.waiting = False
+        self.every_s = HINT_EVERY_S
+        """How long after the last one the one that waits may go out."""
 
     def log(self) -> None:
         """At once when the last one is a while ago, else with the next ``flush``."""
         now = time.monotonic()
-        if now - self._last >= HINT_EVERY_S:
+        if now - self._last >= self.every_s:
             self._last = now
-            self.waiting = False
-            self._send(b"log")
+            self.waiting = not self._send(b"log")
+            self.every_s = min(2 * self.every_s, HINT_AGAIN_S) if self.waiting else HINT_EVERY_S
         else:
             self.waiting = True
 
@@ -59,12 +63,21 @@ class Hints:
         if self.waiting:
             self.log()
 
-    def state(self) -> None:
-        self._send(b"state")
+    def state(self, patience_s: float = 0.0) -> None:
+        """``patience_s``: how long to try while the engine's queue is full."""
+        until = time.monotonic() + patience_s
+        while not self._send(b"state") and time.monotonic() < until:
+            time.sleep(0.01)
 
-    def _send(self, kind: bytes) -> None:
-        with contextlib.suppress(OSError):
+    def _send(self, kind: bytes) -> bool:
+        """False when the engine's queue is full. The system lets ten datagrams wait, all tasks' together."""
+        try:
             self._socket.sendto(kind + b" " + self._key, self._address)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass  # nobody listens
+        return True
 
 
 class Journal:

@@ -64,6 +64,8 @@ class World:
         self.view = command.View([(a, b) for a, b in job["mounts"]], job["inside"])
         self.notices: list[str] = job["notices"]
         self.max_duration_s: float | None = job.get("max_duration_s")
+        self.open_files: int = job["open_files"]
+        """The soft limit of descriptors the command gets; 0: ours."""
         self.ready: int = job["ready"]
         self.wake = wake
         """Where signals arrive as bytes."""
@@ -151,6 +153,10 @@ class Run:
             os.umask(0o022)
             with contextlib.suppress(OSError):
                 resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+            if self._world.open_files:
+                with contextlib.suppress(OSError, ValueError):
+                    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+                    resource.setrlimit(resource.RLIMIT_NOFILE, (self._world.open_files, hard))
             with contextlib.suppress(OSError):
                 os.nice(_NICE)
             with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
@@ -190,7 +196,7 @@ class Run:
                 until = min(until, max(self._limit_at, now))
             timeout = max(0.0, until - time.monotonic())
             if self._hints.waiting:
-                timeout = min(timeout, journal.HINT_EVERY_S)
+                timeout = min(timeout, self._hints.every_s)
             events = self._poll.poll(timeout * 1000 + 0.5)
             for fd, _ in events:
                 if fd == self._wake:
@@ -358,7 +364,7 @@ def _supervise(directory: str, world: World) -> None:
         ending = Ending(None, "no-space" if no_space else "world", f"It could not be run: {error}.")
         _write_down_trouble(directory)
     _write_exit(directory, ending)
-    hints.state()
+    hints.state(patience_s=0.5)  # nobody would look for our end before the next relist
 
 
 def _write_down_trouble(directory: str) -> None:

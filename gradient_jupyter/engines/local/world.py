@@ -79,6 +79,7 @@ class World(msgspec.Struct, frozen=True):
     notices: list[str]
     command: list[str]
     max_duration_s: float | None = None
+    open_files: int = 0
 
 
 class Worlds:
