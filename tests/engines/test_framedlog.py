@@ -255,3 +255,22 @@ def test_arguments_out_of_range_are_refused(path: Path) -> None:
             with pytest.raises(ValueError, match="must"):
                 reader.read(offset, limit)
         assert reader.read(5) == []
+
+
+def test_a_header_that_is_written_while_we_look_is_no_damage(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A follower opens the log in the moment in which the supervisor begins it (P7: a line is not hidden)."""
+    path.touch()
+    real = os.pread
+
+    def pread(fd: int, size: int, position: int) -> bytes:
+        seen = real(fd, size, position)
+        if not path.stat().st_size:
+            monkeypatch.setattr(os, "pread", real)
+            write(path, [Written(1, b"hi\n", 5)])  # right behind the read that saw nothing
+        return seen
+
+    monkeypatch.setattr(os, "pread", pread)
+    with Reader(path) as reader:
+        assert reader.read(0) == [Chunk(0, 5, 1, b"hi\n")]
