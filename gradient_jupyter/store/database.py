@@ -1,9 +1,10 @@
 """The database: one writer thread with group commit, readers beside it.
 
 A write is a function over a connection. All writes that wait when the writer becomes free run in one
-transaction, each in a savepoint of its own, so that a commit (one ``fsync``) is paid once for all of
-them and a failing write undoes only itself. A write's future resolves after the commit: what it
-returned is on disk, also after a power loss (WAL with ``synchronous=FULL``).
+transaction, each in a savepoint of its own (one that is alone has the transaction to itself), so that a
+commit (one ``fsync``) is paid once for all of them and a failing write undoes only itself. A write's future
+resolves after the commit: what it returned is on disk, also after a power loss (WAL with
+``synchronous=FULL``).
 
 Events recorded during a write are handed to ``on_commit`` in the order in which they were stored.
 """
@@ -110,17 +111,21 @@ class Database:
     def _write_group(self, connection: Connection, group: list[_Write]) -> None:
         events: list[Event] = []
         connection.info[_EVENTS] = events
+        alone = len(group) == 1
         try:
             transaction = connection.begin()
             for write in group:
                 recorded = len(events)
                 try:
-                    with connection.begin_nested():
+                    with contextlib.nullcontext() if alone else connection.begin_nested():
                         write.result = write.work(connection)
                 except Exception as error:
                     del events[recorded:]
                     write.error = _told(error)
-            transaction.commit()
+            if alone and group[0].error is not None:
+                transaction.rollback()
+            else:
+                transaction.commit()
         except Exception as error:
             with contextlib.suppress(Exception):  # whatever is wrong with the disk, those who wait are told
                 connection.rollback()

@@ -7,6 +7,7 @@ notes the moment, and writes the event, in the caller's transaction.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -208,7 +209,9 @@ def remove_artifact(connection: Connection, job_id: str, path: str) -> None:
     connection.execute(delete(artifacts).where(artifacts.c.job_id == job_id, artifacts.c.path == path))
 
 
+@cache
 def _select() -> Select[Any]:
+    """Built once: to put it together costs more than to run it."""
     ahead = jobs.alias("ahead")
     position = (
         select(func.count())
