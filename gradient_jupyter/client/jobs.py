@@ -22,7 +22,7 @@ from gradient_jupyter.client.stream import OPEN, OutOfTime, follow
 from gradient_jupyter.client.submission import check_request, host_environment
 from gradient_jupyter.client.transport import Transport
 from gradient_jupyter.resources import job as wire
-from gradient_jupyter.resources.errors import InvalidRequest
+from gradient_jupyter.resources.errors import InvalidRequest, NotFound
 from gradient_jupyter.resources.event import Action, Event
 from gradient_jupyter.resources.job import State
 from gradient_jupyter.resources.page import Jobs as Page
@@ -74,20 +74,32 @@ class Jobs:
             host=host_environment(),
             env=dict(env or {}),
         )
+        check_request(request)
+        key = secrets.token_urlsafe(24)
+        if scanned is None or not scanned.read_bytes:
+            # Nothing changed since it was read before, so it may well be there: then all is one request.
+            try:
+                record = self._ask(request, key)
+            except NotFound as error:
+                if error.code != "no-such-snapshot":
+                    raise
+            else:
+                if on_progress is not None:
+                    on_progress(upload.Progress("sent", 0, 0))
+                return Job(self._transport, record)
         self._check(request)
         if scanned is None:
             upload.send_nothing(self._transport)
         else:
             upload.send(self._transport, scanned, on_progress)
-        record = self._transport.request(
-            "POST",
-            "/jobs",
-            wire.Job,
-            body=request,
-            headers={"Idempotency-Key": secrets.token_urlsafe(24)},
-            repeatable=True,
+        return Job(self._transport, self._ask(request, key))
+
+    def _ask(self, request: wire.CreateJob, key: str) -> wire.Job:
+        """Asked twice with the same key, there is still one job."""
+        headers = {"Idempotency-Key": key}
+        return self._transport.request(
+            "POST", "/jobs", wire.Job, body=request, headers=headers, repeatable=True
         )
-        return Job(self._transport, record)
 
     def preflight(self, workspace: Path | str = ".") -> Preflight:
         """What ``create`` would send from ``workspace`` now and what it would leave out. Nothing is sent."""
@@ -118,7 +130,6 @@ class Jobs:
 
     def _check(self, request: wire.CreateJob) -> None:
         """What would be refused in the end is refused now, before a large directory has been sent."""
-        check_request(request)
         if request.project_id is not None:
             projects.Projects(self._transport).get(request.project_id)
         if request.machine_type is not None:
