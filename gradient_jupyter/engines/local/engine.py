@@ -111,7 +111,7 @@ class LocalEngine:
         for timer in (self._warming, self._cooling):
             if timer is not None:
                 timer.cancel()
-        await asyncio.to_thread(self.fork_server.dismiss)
+        self.fork_server.close()
         for pool in (self._slow, self._quick):
             pool.shutdown(wait=False, cancel_futures=True)
 

@@ -154,6 +154,7 @@ class ForkServer:
         self._who: process.Identity | None = None
         self._wanted = False
         self._making = False
+        self._closed = False
 
     @property
     def identity(self) -> process.Identity | None:
@@ -164,6 +165,8 @@ class ForkServer:
     def make(self, timeout_s: float) -> None:
         """Sees to it that there is one. Where none can be had there is none: that is no error."""
         with self._turn:
+            if self._closed:
+                return
             self._wanted = True
             if self._control is not None or self._making:
                 return
@@ -198,6 +201,12 @@ class ForkServer:
         os.close(job)
         os.close(heard)
         return None
+
+    def close(self) -> None:
+        """Lets it end for good. Whoever is just about to make one finds it closed."""
+        with self._turn:
+            self._closed = True
+        self.dismiss()
 
     def dismiss(self, *, kill: bool = False) -> None:
         """Lets it end, and also one that is just being made. ``kill``: it does not answer."""
