@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -13,6 +14,11 @@ from hypothesis import settings
 sys.path.insert(0, str(Path(__file__).parent))  # so that tests find the harness `solo`
 
 from solo import SoloServer
+
+# A shell that starts the tests in its background has them ignore Ctrl-C, and what is ignored stays ignored in
+# every process they start: also in those that are then sent it to see what they do.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Machines are noisy: no test fails for being slow.
 settings.register_profile("gradient", deadline=None)

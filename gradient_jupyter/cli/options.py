@@ -13,7 +13,7 @@ import click
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_NAME = r"[A-Za-z_][A-Za-z0-9_]*\Z"
 
 
 def json_option(command: F) -> F:
@@ -226,7 +226,7 @@ def _environment(pairs: Iterable[str], said: str) -> dict[str, str]:
     variables: dict[str, str] = {}
     for pair in pairs:
         name, given, value = pair.partition("=")
-        if not _NAME.match(name):
+        if not re.match(_NAME, name):
             raise click.UsageError(f"{said}: {pair!r} is no variable; one looks like NAME=VALUE.")
         if not given:
             if name not in os.environ:

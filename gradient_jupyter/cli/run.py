@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from gradient_jupyter.cli.options import Submission, json_option, submission_options
@@ -58,6 +56,8 @@ def _command(words: tuple[str, ...], submission: Submission) -> tuple[str, ...]:
 
 def _script(name: str, workspace: str | None) -> str:
     """The script as its job finds it: relative to the directory that is sent."""
+    from pathlib import Path
+
     from gradient_jupyter.cli.failures import Failed
 
     if workspace is None:

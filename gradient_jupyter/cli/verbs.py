@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
 
+class Verb:
+    """``name`` is that of the command in its module."""
 
-class Verb(NamedTuple):
-    module: str
-    name: str
-    """Of the command in its module."""
-    summary: str
-    aliases: tuple[str, ...] = ()
+    def __init__(self, module: str, name: str, summary: str, aliases: tuple[str, ...] = ()) -> None:
+        self.module = module
+        self.name = name
+        self.summary = summary
+        self.aliases = aliases
 
 
 VERBS: dict[str, Verb] = {

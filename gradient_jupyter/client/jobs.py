@@ -23,7 +23,7 @@ from gradient_jupyter.client.stream import OPEN, OutOfTime, follow
 from gradient_jupyter.client.submission import check_request, host_environment
 from gradient_jupyter.client.transport import Transport
 from gradient_jupyter.resources import job as wire
-from gradient_jupyter.resources.errors import InvalidRequest
+from gradient_jupyter.resources.errors import InvalidRequest, NotFound
 from gradient_jupyter.resources.event import Action, Event
 from gradient_jupyter.resources.job import State
 from gradient_jupyter.resources.page import Attempts
@@ -88,18 +88,30 @@ class Jobs:
             priority=priority,
             tags=tuple(tags),
         )
+        check_request(request)
+        key = secrets.token_urlsafe(24)
+        if files.known is not None:
+            # Nothing changed since it was read before, so it may well be there: then all is one request.
+            try:
+                record = self._ask(msgspec.structs.replace(request, source=files.known.source), key)
+            except NotFound as error:
+                if error.code != "no-such-snapshot":
+                    raise
+            else:
+                if on_progress is not None:
+                    on_progress(upload.Progress("sent", 0, 0))
+                return Job(self._transport, record)
         self._check(request)
         sent = files.send(self._transport, on_progress)
         request = msgspec.structs.replace(request, snapshot=sent.snapshot, source=sent.source)
-        record = self._transport.request(
-            "POST",
-            "/jobs",
-            wire.Job,
-            body=request,
-            headers={"Idempotency-Key": secrets.token_urlsafe(24)},
-            repeatable=True,
+        return Job(self._transport, self._ask(request, key))
+
+    def _ask(self, request: wire.CreateJob, key: str) -> wire.Job:
+        """Asked twice with the same key, there is still one job."""
+        headers = {"Idempotency-Key": key}
+        return self._transport.request(
+            "POST", "/jobs", wire.Job, body=request, headers=headers, repeatable=True
         )
-        return Job(self._transport, record)
 
     def preflight(
         self, workspace: Path | str | None = ".", *, max_size: int | str | None = None
@@ -138,7 +150,6 @@ class Jobs:
 
     def _check(self, request: wire.CreateJob) -> None:
         """What would be refused in the end is refused now, before a large directory has been sent."""
-        check_request(request)
         if request.project_id is not None:
             projects.Projects(self._transport).get(request.project_id)
         if request.machine_type is not None:

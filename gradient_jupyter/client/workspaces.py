@@ -41,6 +41,10 @@ class Workspace(Protocol):
     def snapshot(self) -> str:
         """The snapshot it will be, or that of no files where this side cannot know it."""
 
+    @property
+    def known(self) -> Sent | None:
+        """What it is, if nothing of it changed since it was read before: the server may well have it."""
+
     def project(self) -> tuple[str | None, str | None]:
         """Name or id of the project that its jobs belong to unless somebody says otherwise."""
 
@@ -77,6 +81,7 @@ def local_path(workspace: Path | str | None) -> Path | None:
 
 class _Nothing:
     snapshot = EMPTY_TREE
+    known = Sent(EMPTY_TREE)
 
     def project(self) -> tuple[str | None, str | None]:
         return projects.of_directory(Path())
@@ -99,13 +104,20 @@ class _Local:
     def snapshot(self) -> str:
         return self._contents.manifest.digest()
 
+    @property
+    def known(self) -> Sent | None:
+        return None if self._contents.read_bytes else Sent(self.snapshot, self._source)
+
+    @property
+    def _source(self) -> str:
+        return shown(str(self._contents.root))[:_LONGEST_SOURCE]
+
     def project(self) -> tuple[str | None, str | None]:
         """The directory's, or that of the directory in which the file lies."""
         return projects.of_directory(self._path if self._path.is_dir() else self._path.absolute().parent)
 
     def send(self, transport: Transport, on_progress: OnProgress | None = None) -> Sent:
-        source = shown(str(self._contents.root))[:_LONGEST_SOURCE]
-        return Sent(upload.send(transport, self._contents, on_progress), source)
+        return Sent(upload.send(transport, self._contents, on_progress), self._source)
 
     def look(self, transport: Transport) -> Preflight:
         return upload.look(transport, self._contents)

@@ -140,7 +140,7 @@ class Plane:
         """``engines.base.Materialise``: unpacks a stored snapshot into a directory. Blocks."""
         with self.blobs.open(snapshot) as file:
             manifest = decode_manifest(file.read())
-        materialise(manifest, self.blobs, target)
+        materialise(manifest, self.blobs, target, durable=False)
 
     def check_space(self, incoming: int = 0) -> None:
         """Raises ``NoSpace`` when taking in that many bytes would leave too little."""

@@ -109,6 +109,11 @@ async def create(plane: Plane, principal: Principal, manifest: Manifest) -> Snap
     wanted = await plane.on_files(_checked, plane, manifest)
     plane.check_space()
     canonical = await plane.on_files(manifest.canonical)
+    known = await plane.database.read(
+        lambda connection: rows.get(connection, principal.owner, manifest.digest())
+    )
+    if known is not None and await plane.on_files(plane.blobs.has, known.id):
+        return known  # as it was stored, with all it names
     identity = await plane.on_files(plane.blobs.put_bytes, canonical)
     snapshot = Snapshot(id=identity, files=len(manifest.files), bytes=manifest.size, created_us=now_us())
 

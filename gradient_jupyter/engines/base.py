@@ -25,7 +25,8 @@ from gradient_jupyter.resources.job import HostEnvironment
 from gradient_jupyter.resources.machine_type import Gpu
 
 #: What the control plane hands an engine to unpack a snapshot: ``(snapshot id, absent directory)``.
-#: It blocks; an engine calls it on a thread. It raises ``OSError`` when the disk is full.
+#: It blocks; an engine calls it on a thread. It raises ``OSError`` when the disk is full. What it made is
+#: whole for as long as the machine runs; after a power loss anything may be left of it, and it is made anew.
 Materialise = Callable[[str, Path], None]
 
 

@@ -313,12 +313,14 @@ class Reader:
                 raise DamagedLog(self._path, 0, "another log has taken its place")
         if not self.epoch:
             head = os.pread(self._fd, _HEADER.size, 0)
-            if len(head) == _HEADER.size and head.startswith(MAGIC) and any(head[len(MAGIC) :]):
-                self.epoch = _HEADER.unpack(head)[1]
-            elif MAGIC.startswith(head.rstrip(b"\0")[: len(MAGIC)]) and self._torn(0, len(head)):
-                return False  # a header that never was whole; zeros are what a power loss may leave of it
-            else:
-                raise DamagedLog(self._path, 0, "it does not begin as a log does")
+            if not _whole_header(head):
+                if MAGIC.startswith(head.rstrip(b"\0")[: len(MAGIC)]) and self._torn(0, len(head)):
+                    return False  # a header that never was whole; zeros are what a power loss may leave of it
+                # The writer may have written it, and more behind it, while we looked: look once more.
+                head = os.pread(self._fd, _HEADER.size, 0)
+                if not _whole_header(head):
+                    raise DamagedLog(self._path, 0, "it does not begin as a log does")
+            self.epoch = _HEADER.unpack(head)[1]
         return True
 
     def _nearest(self, offset: int) -> tuple[int, int]:
@@ -399,6 +401,10 @@ class Reader:
                 return False
             position += len(block)
         return True
+
+
+def _whole_header(head: bytes) -> bool:
+    return len(head) == _HEADER.size and head.startswith(MAGIC) and any(head[len(MAGIC) :])
 
 
 def _extent(block: bytes, start: int) -> int:

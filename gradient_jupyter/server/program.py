@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -258,6 +259,8 @@ class Solo:
             server.add_sockets(sockets)
             claimed.publish(runtime_path, runtime)
             _ready(self.url)
+            gc.collect()
+            gc.freeze()  # what is loaded stays: to look through it for garbage takes tens of milliseconds
             log.info("serving %s on %s", layout.root, self.url)
             await self._until_done(plane)
         finally:

@@ -1,9 +1,10 @@
 """The database: one writer thread with group commit, readers beside it.
 
 A write is a function over a connection. All writes that wait when the writer becomes free run in one
-transaction, each in a savepoint of its own, so that a commit (one ``fsync``) is paid once for all of
-them and a failing write undoes only itself. A write's future resolves after the commit: what it
-returned is on disk, also after a power loss (WAL with ``synchronous=FULL``).
+transaction, each in a savepoint of its own (one that is alone has the transaction to itself), so that a
+commit (one ``fsync``) is paid once for all of them and a failing write undoes only itself. A write's future
+resolves after the commit: what it returned is on disk, also after a power loss (WAL with
+``synchronous=FULL``).
 
 Changes recorded during a write are handed to ``on_commit`` in the order in which they were stored.
 """

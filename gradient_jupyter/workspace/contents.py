@@ -28,6 +28,10 @@ class Contents(Protocol):
     def manifest(self) -> Manifest: ...
 
     @property
+    def read_bytes(self) -> int:
+        """How much had to be read, because nothing was known of it."""
+
+    @property
     def left_out(self) -> tuple[LeftOut, ...]: ...
 
     @property

@@ -1,8 +1,8 @@
 """A manifest and its blobs as a directory again.
 
-The tree is made beside its place and moved there when it is complete and on the disk, so a tree that exists
-is whole. Every step is relative to a descriptor and follows no link, and links are made last: none of them
-can send a later file elsewhere.
+The tree is made beside its place and moved there when it is complete (and on the disk, where that is asked
+for), so a tree that exists is whole. Every step is relative to a descriptor and follows no link, and links
+are made last: none of them can send a later file elsewhere.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import msgspec
 
 from gradient_jupyter.resources.errors import InvalidRequest
 from gradient_jupyter.resources.snapshot import Directory, File, Link, Manifest
-from gradient_jupyter.workspace import durable
+from gradient_jupyter.workspace import durable as disk
 from gradient_jupyter.workspace.blobs import BlobStore
 from gradient_jupyter.workspace.descent import DIRECTORY, Descent
 from gradient_jupyter.workspace.inside import remove_tree
@@ -33,8 +33,11 @@ _THREADS = 4
 _BATCH = 64
 
 
-def materialise(manifest: Manifest, blobs: BlobStore, target: Path) -> None:
+def materialise(manifest: Manifest, blobs: BlobStore, target: Path, *, durable: bool = True) -> None:
     """Make ``target``, which must be absent, hold what the manifest describes. Blocks.
+
+    Without ``durable`` it is whole for as long as the system runs, and a power loss may leave anything of it.
+    That is for trees which are made anew after a restart of the machine, and saves most of the time.
 
     Raises ``InvalidRequest`` for a manifest that is no tree, ``Damaged`` for a blob that is damaged or
     missing, ``FileExistsError`` when there is a ``target``, and ``OSError`` (``ENOSPC`` when the disk is
@@ -45,10 +48,12 @@ def materialise(manifest: Manifest, blobs: BlobStore, target: Path) -> None:
     if os.path.lexists(target):
         raise FileExistsError(f"{target} exists")
     with _partial(target) as (partial, top):
-        _Maker(blobs, top).run(manifest)
-        _sync(partial, top)
+        _Maker(blobs, top, durable).run(manifest)
+        if durable:
+            _sync(partial, top)
         os.rename(partial, target)
-    durable.sync_path(target.parent)
+    if durable:
+        disk.sync_path(target.parent)
 
 
 @contextlib.contextmanager
@@ -98,10 +103,10 @@ class _Maker:
     """Makes entries below the descriptor ``top``. Directories come first, then files, on several threads if
     there is much to write, and links last."""
 
-    def __init__(self, blobs: BlobStore, top: int) -> None:
+    def __init__(self, blobs: BlobStore, top: int, durable: bool) -> None:
         self._blobs = blobs
         self._top = top
-        self._sync_each = not durable.can_sync_file_system()
+        self._sync_each = durable and not disk.can_sync_file_system()
 
     def run(self, manifest: Manifest) -> None:
         self._directories(manifest)
@@ -174,5 +179,5 @@ def _untrue(file: File, claim: str) -> InvalidRequest:
 
 def _sync(partial: Path, top: int) -> None:
     """Before it gets its name: a crash must not leave a tree of empty files that looks complete."""
-    if not durable.sync_file_system(top):
-        durable.sync_path(partial)
+    if not disk.sync_file_system(top):
+        disk.sync_path(partial)

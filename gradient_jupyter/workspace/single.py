@@ -28,6 +28,10 @@ class Single:
     left_out: tuple[LeftOut, ...] = ()
     warnings: tuple[str, ...] = ()
 
+    @property
+    def read_bytes(self) -> int:
+        return self.manifest.size
+
     def open_file(self, file: File, offset: int = 0) -> BinaryIO:
         return open_at(os.fsencode(self.root), file.path, offset)
 

@@ -41,6 +41,7 @@ class Zipped:
     def __init__(self, root: Path, fd: int, manifest: Manifest, members: dict[str, Member], notes: list[str]):
         self.root = root
         self.manifest = manifest
+        self.read_bytes = manifest.size
         self.left_out: tuple[LeftOut, ...] = ()
         self.warnings = tuple(notes)
         self._fd = fd

@@ -306,3 +306,22 @@ def test_whole_frames_are_read_once_whatever_the_limit(written: list[Written], l
                 offset += len(got)
                 assert offset in ends or len(chunks[-1].data) <= limit
         assert offset == len(whole)
+
+
+def test_a_header_that_is_written_while_we_look_is_no_damage(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A follower opens the log in the moment in which the supervisor begins it (P7: a line is not hidden)."""
+    path.touch()
+    real = os.pread
+
+    def pread(fd: int, size: int, position: int) -> bytes:
+        seen = real(fd, size, position)
+        if not path.stat().st_size:
+            monkeypatch.setattr(os, "pread", real)
+            write(path, [Written(1, b"hi\n", 5)])  # right behind the read that saw nothing
+        return seen
+
+    monkeypatch.setattr(os, "pread", pread)
+    with Reader(path) as reader:
+        assert reader.read(0) == [Chunk(0, 5, 1, b"hi\n")]

@@ -77,6 +77,22 @@ def test_a_failing_write_undoes_itself_and_not_its_neighbours(path):
     assert isinstance(results[1], LookupError) and "UNIQUE" in str(results[2])
 
 
+def test_a_failing_write_that_is_alone_undoes_itself(path):
+    """It has no savepoint of its own, so the transaction goes with it (P1: nothing half-stored)."""
+
+    def half(connection: Connection) -> None:
+        insert("a", "1")(connection)
+        raise ValueError("on purpose")
+
+    async def work(database):
+        with pytest.raises(ValueError, match="on purpose"):
+            await database.write(half)
+        await database.write(insert("b", "2"))
+        return await database.read(read_facts)
+
+    assert run(path, work) == {"b": "2"}
+
+
 def test_many_writes_share_commits(path):
     batches = []
 

@@ -76,11 +76,13 @@ def write(directory: str, name: str, value: dict[str, Any], *, durable: bool = T
 
 
 def mark_started(directory: str, time_us: int) -> None:
-    """Raises ``FileExistsError`` when the command has been started before."""
+    """Returns when the mark is on disk, and the way to it: from here on nothing may be started again. Raises
+    ``FileExistsError`` when the command has been started before."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     fd = os.open(os.path.join(directory, STARTED), flags, 0o600)
     _fill(fd, {"started_us": time_us})
     sync_directory(directory)
+    sync_directory(os.path.dirname(directory))
 
 
 def reserve_exit(directory: str) -> None:
@@ -88,10 +90,14 @@ def reserve_exit(directory: str) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
     fd = os.open(os.path.join(directory, _RESERVED), flags, 0o600)
     try:
-        # Random bytes would do as well: what counts is that blocks are allocated, on any file system.
+        # A file system that puts off where to write still counts what it has promised. Elsewhere, e.g. over a
+        # network, blocks are only taken when they are written.
         if os.fstat(fd).st_size < _EXIT_BYTES:
-            os.write(fd, b" " * _EXIT_BYTES)
-            os.fsync(fd)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(fd, 0, _EXIT_BYTES)
+            else:
+                os.write(fd, b" " * _EXIT_BYTES)
+                os.fsync(fd)
     finally:
         os.close(fd)
 

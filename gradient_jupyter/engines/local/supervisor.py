@@ -1,6 +1,9 @@
 """Stands beside one task's command from its start to its end.
 
-Run as ``python -I -S supervisor.py <private directory>``, with the job as JSON on stdin.
+Run as ``python -I -S supervisor.py run <descriptor>``. As soon as it is up it says on the descriptor who it
+is, then waits for its job, as JSON on stdin. When that ends without one, so does it, and has touched nothing.
+Run with ``serve`` it forks such supervisors for whoever has the other end of the descriptor, a socket
+(``forkserver``).
 It belongs to no one: a session of its own, not a child of the server, which may end, crash or be upgraded
 meanwhile. It takes the task's lock (holding it *is* being alive), marks the start on disk before starting, so
 that nothing is ever started twice, copies both output streams into the framed log, ends the whole process
@@ -17,11 +20,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import gc
 import json
 import os
 import resource
 import select
 import signal
+import socket
 import sys
 import time
 from types import FrameType, ModuleType
@@ -53,7 +58,9 @@ _OOM_SCORE = "300"
 class World:
     """What came on stdin. ``prefix`` is put before the command: bubblewrap, or nothing."""
 
-    def __init__(self, job: dict[str, Any], wake: int) -> None:
+    def __init__(self, job: dict[str, Any], tell: int, wake: int) -> None:
+        self.directory: str = job["directory"]
+        """The task's private one."""
         self.key: str = job["key"]
         self.command: list[str] = job["command"]
         self.env: dict[str, str] = job["env"]
@@ -66,7 +73,8 @@ class World:
         self.max_duration_s: float | None = job.get("max_duration_s")
         self.open_files: int = job["open_files"]
         """The soft limit of descriptors the command gets; 0: ours."""
-        self.ready: int = job["ready"]
+        self.tell = tell
+        """Where the engine waits for a word of how far we are, or for the pipe's end."""
         self.wake = wake
         """Where signals arrive as bytes."""
 
@@ -408,7 +416,8 @@ def _start_and_wait(directory: str, world: World, hints: journal.Hints, log: jou
     try:
         log.start_syncing()
         hints.state()
-        _tell(world.ready)
+        _say(world.tell, b"started\n")
+        os.close(world.tell)
         return run.wait()
     except BaseException:
         run.kill()
@@ -432,40 +441,70 @@ def _write_exit(directory: str, ending: Ending) -> None:
             time.sleep(STOP_POLL_S)
 
 
-def _tell(fd: int) -> None:
-    """The engine waits for a byte, or for the pipe's end."""
-    with contextlib.suppress(OSError):
-        os.write(fd, b"+")
-        os.close(fd)
+def _say(fd: int, word: bytes) -> None:
+    with contextlib.suppress(OSError):  # the engine may be gone, or wait no longer
+        os.write(fd, word)
 
 
 def _noted(signum: int, frame: FrameType | None) -> None:
     """The wake-up descriptor does the work."""
 
 
+def serve(control: socket.socket) -> tuple[int, int]:
+    """Forks for every pair of descriptors that comes: whence a job, where to tell. Returns in the child."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that were forked
+    gc.freeze()  # so that a child's collections do not copy what it shares with us
+    with contextlib.suppress(OSError):
+        control.sendall(_who_we_are())
+    while True:
+        message, fds, _, _ = socket.recv_fds(control, 1, 2)
+        if not message:
+            os._exit(0)
+        with contextlib.suppress(OSError):  # no process to be had: the engine sees both ends closed
+            if len(fds) == 2 and not os.fork():
+                control.close()
+                os.setsid()
+                return fds[0], fds[1]
+        for fd in fds:
+            os.close(fd)
+
+
+def _who_we_are() -> bytes:
+    me = process.identity(os.getpid())
+    return json.dumps(me._asdict() if me else {}).encode() + b"\n"
+
+
 def main() -> None:
-    directory = sys.argv[1]
+    mode, fd = sys.argv[1], int(sys.argv[2])
     if os.fork():
         os._exit(0)
     os.setsid()
     os.chdir("/")
     os.umask(0o077)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    source, tell = serve(socket.socket(fileno=fd)) if mode == "serve" else (0, fd)
+    os.set_inheritable(tell, False)
+    _say(tell, _who_we_are())
+    try:
+        with open(source, "rb", closefd=source > 2) as job:
+            given = json.load(job)
+        wake, noise = _pipe()
+        world = World(given, tell, wake)
+    except (ValueError, KeyError):
+        # Nobody needs us; or the engine was killed while it wrote, and it, or its successor, asks again.
+        os._exit(2)
+    # From here on we are somebody's. Until here a signal has ended us as it does any other process.
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD):
         signal.signal(signum, _noted)
-    wake, noise = _pipe()
     os.set_blocking(noise, False)
     signal.set_wakeup_fd(noise, warn_on_full_buffer=False)
     process.become_subreaper()
-    try:
-        world = World(json.load(sys.stdin.buffer), wake)
-    except (ValueError, KeyError):
-        os._exit(2)  # the engine was killed while it wrote; it, or its successor, asks again
-    os.set_inheritable(world.ready, False)
+    _say(tell, b"taken\n")
     null = os.open("/dev/null", os.O_RDWR)
-    for fd in (0, 1, 2):
-        os.dup2(null, fd)
-    supervise(directory, world)
+    for number in (0, 1, 2):
+        os.dup2(null, number)
+    supervise(world.directory, world)
+    os._exit(0)
 
 
 if __name__ == "__main__":
