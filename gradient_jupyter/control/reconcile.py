@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection
 
 from gradient_jupyter.control import machines, queue, tasks
-from gradient_jupyter.control.collect import collect
+from gradient_jupyter.control.collect import Collected
 from gradient_jupyter.control.plan import (
     Action,
     Conclude,
@@ -34,7 +34,6 @@ from gradient_jupyter.control.plan import (
 from gradient_jupyter.control.queue import Placement
 from gradient_jupyter.control.workqueue import WorkQueue
 from gradient_jupyter.engines.base import Conflict, HintKind, Observation, Rejected, Unreachable
-from gradient_jupyter.resources.artifact import Artifact
 from gradient_jupyter.resources.base import now_us
 from gradient_jupyter.resources.errors import GradientError, NoSpace
 from gradient_jupyter.resources.job import Job, Phase, Reason, State, Target
@@ -43,6 +42,7 @@ from gradient_jupyter.store import jobs as rows
 from gradient_jupyter.store import ledger
 from gradient_jupyter.store import projects as project_rows
 from gradient_jupyter.workspace.inside import remove_tree
+from gradient_jupyter.workspace.wording import decimal
 
 if TYPE_CHECKING:
     from gradient_jupyter.control.plane import Plane
@@ -127,8 +127,8 @@ class Reconciler:
                 # It took no effect. Asking again at once would be a busy loop.
                 self._work.add_later(job_id, 1.0)
                 return
-            await self._act(job, seen, action)
-            if isinstance(action, Stop | Erase):
+            waits = await self._act(job, seen, action)
+            if waits or isinstance(action, Stop | Erase):
                 return
             before = action
 
@@ -138,7 +138,8 @@ class Reconciler:
         key = tasks.key(self._plane.install, job.id, job.attempt)
         return (await self._plane.engine.observe([key])).get(key)
 
-    async def _act(self, job: Job, seen: Observation | None, action: Action) -> None:
+    async def _act(self, job: Job, seen: Observation | None, action: Action) -> bool:
+        """Takes the step. True: it is under way, and the job is looked at again when it is done."""
         engine = self._plane.engine
         key = tasks.key(self._plane.install, job.id, job.attempt)
         match action:
@@ -151,7 +152,7 @@ class Reconciler:
             case Conclude():
                 if action.kill and seen is not None:
                     await engine.stop(key, 0)
-                await self._conclude(job, action)
+                return not await self._conclude(job, action)
             case Retry():
                 if action.end.kill and seen is not None:
                     await engine.stop(key, 0)
@@ -161,9 +162,15 @@ class Reconciler:
             case Remove():
                 await engine.remove(key)
             case Erase():
-                await self._plane.on_files(remove_tree, self._plane.layout.job(job.id))
-                await self._plane.database.write(lambda connection: rows.erase(connection, job))
-                self.look_at_projects()
+                await self._erase(job)
+        return False
+
+    async def _erase(self, job: Job) -> None:
+        freed = await self._plane.on_files(remove_tree, self._plane.layout.job(job.id))
+        await self._plane.database.write(lambda connection: rows.erase(connection, job))
+        log.info("deleted %s: %s of log, artifacts and workspace", job.id, decimal(freed))
+        self.look_at_projects()
+        self._plane.keeper.look_soon()
 
     async def _ensure(self, job: Job) -> None:
         plane = self._plane
@@ -214,15 +221,17 @@ class Reconciler:
 
         await self._plane.database.write(work)
 
-    async def _conclude(self, job: Job, end: Conclude) -> None:
-        """Collects first, then makes the job final and frees its machine in one transaction."""
-        collected: list[Artifact] = []
-        warnings: list[str] = []
+    async def _conclude(self, job: Job, end: Conclude) -> bool:
+        """Collects first, then makes the job final and frees its machine in one transaction. False: what it
+        left is still being collected."""
+        collected = Collected([], [])
         if job.attempt and job.state is not State.PENDING:
             if job.state is State.RUNNING and job.phase is not Phase.COLLECTING:
                 await self._note(job, Note(State.RUNNING, Phase.COLLECTING, job.started_us))
-            directory = self._plane.layout.attempt(job.id, job.attempt) / "artifacts"
-            collected, warnings = await self._plane.on_files(collect, directory)
+            done = await self._plane.collector.collect(job)
+            if done is None:
+                return False
+            collected = done
 
         def work(connection: Connection) -> None:
             fresh = rows.find(connection, job.id)
@@ -237,15 +246,16 @@ class Reconciler:
                 reason=end.reason,
                 exit_code=end.exit_code,
                 ended_us=end.ended_us or now_us(),
-                warnings=(*fresh.warnings, *warnings),
+                warnings=(*fresh.warnings, *collected.warnings),
                 **values,
             )
-            rows.add_artifacts(connection, job.id, collected)
+            rows.add_artifacts(connection, job.id, collected.artifacts, replace=collected.fresh)
             if job.attempt and job.state is not State.PENDING:
                 _end_attempt(connection, fresh, end)
 
         await self._plane.database.write(work)
         self.look_at_queue()
+        return True
 
     async def _retry(self, job: Job, end: Conclude) -> None:
         """The attempt is over and counts for nothing. Its machine is free; the next waits until the engine

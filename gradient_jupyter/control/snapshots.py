@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import blake3
 from sqlalchemy import Connection
 
 from gradient_jupyter.control.access import Principal
@@ -26,6 +27,8 @@ async def missing(plane: Plane, principal: Principal, manifest: Manifest) -> Mis
     """Which bytes this owner has yet to send. What somebody else has sent does not count."""
     await plane.on_files(check_manifest, manifest)
     wanted = sorted({file.digest for file in manifest.files})
+    # Before it is looked up: what is said to be there stays there for as long as the sending may take.
+    plane.garbage.leases.take(principal.owner, wanted)
     held = await plane.database.read(lambda connection: rows.held(connection, principal.owner, wanted))
     return MissingBlobs(missing=tuple(digest for digest in wanted if digest not in held))
 
@@ -48,16 +51,20 @@ class Intake:
     async def feed(self, chunk: bytes) -> None:
         async with self._turn:
             self._plane.check_space(len(chunk))
+            self._plane.garbage.leases.sending(self._principal.owner)
             await self._plane.on_files(self._unpacker.feed, chunk)
 
     async def finish(self) -> Received:
         """Answers once the bytes are on disk and noted as this owner's."""
-        async with self._turn:
-            stored = await self._plane.on_files(self._unpacker.close)
-        sizes = [(blob.digest, blob.size) for blob in stored]
-        await self._plane.database.write(
-            lambda connection: rows.hold(connection, self._principal.owner, sizes)
-        )
+        owner, leases = self._principal.owner, self._plane.garbage.leases
+        arrived = self._unpacker.digests
+        leases.take(owner, arrived)
+        # Nothing is cleared away between a file's arrival and the row that says whose it is.
+        with leases.pinned(arrived):
+            async with self._turn:
+                stored = await self._plane.on_files(self._unpacker.close)
+            sizes = [(blob.digest, blob.size) for blob in stored]
+            await self._plane.database.write(lambda connection: rows.hold(connection, owner, sizes))
         return Received(stored=len(sizes))
 
     async def abort(self) -> None:
@@ -67,10 +74,10 @@ class Intake:
 
 async def create(plane: Plane, principal: Principal, manifest: Manifest) -> Snapshot:
     await plane.on_files(check_manifest, manifest)
-    digests = sorted({file.digest for file in manifest.files})
+    digests = sorted(manifest.digests())
     plane.check_space()
     canonical = await plane.on_files(manifest.canonical)
-    identity = await plane.on_files(plane.blobs.put_bytes, canonical)
+    identity = blake3.blake3(canonical).hexdigest()
     snapshot = Snapshot(id=identity, files=len(manifest.files), bytes=manifest.size, created_us=now_us())
 
     def work(connection: Connection) -> Snapshot:
@@ -81,9 +88,13 @@ async def create(plane: Plane, principal: Principal, manifest: Manifest) -> Snap
                 next="Ask which are missing (POST /snapshots/missing), send them, and try again.",
                 code="missing-blobs",
             )
+        plane.garbage.needed(digests)
         return rows.create(connection, principal.owner, snapshot)
 
-    return await plane.database.write(work)
+    plane.garbage.leases.take(principal.owner, [identity])
+    with plane.garbage.leases.pinned([identity]):
+        await plane.on_files(plane.blobs.put_bytes, canonical)
+        return await plane.database.write(work)
 
 
 async def get(plane: Plane, principal: Principal, snapshot_id: str) -> Snapshot:

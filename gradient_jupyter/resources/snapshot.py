@@ -61,6 +61,10 @@ class Manifest(Request, frozen=True, kw_only=True):
         """The bytes of all files together."""
         return sum(file.size for file in self.files)
 
+    def digests(self) -> set[str]:
+        """Every blob this manifest needs: what keeps a blob from being cleared away."""
+        return {file.digest for file in self.files}
+
     def canonical(self) -> bytes:
         """The one byte form of this content: what the digest is taken of and what is stored."""
         return msgspec.json.encode(sorted(self.entries, key=lambda entry: entry.path))

@@ -6,6 +6,9 @@ them and a failing write undoes only itself. A write's future resolves after the
 returned is on disk, also after a power loss (WAL with ``synchronous=FULL``).
 
 Events recorded during a write are handed to ``on_commit`` in the order in which they were stored.
+
+When the disk is full ``on_full`` is asked for some space; where it had any to give, the writes are run once
+more. So a write may be run twice before it is committed, and never after that.
 """
 
 from __future__ import annotations
@@ -36,12 +39,22 @@ _READERS = 3
 _EVENTS = "gradient.events"
 
 
+class DiskFull(NoSpace):
+    """The database itself found no space, also none that it could be given."""
+
+
 class Database:
     """A SQLite file. ``start`` before use, ``close`` at the end; both block."""
 
-    def __init__(self, path: Path, on_commit: Callable[[list[Event]], None] = lambda events: None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        on_commit: Callable[[list[Event]], None] = lambda events: None,
+        on_full: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.path = path
         self._on_commit = on_commit
+        self._on_full = on_full
         self._engine = connect(path)
         self._waiting: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write_loop, name="store-writer", daemon=True)
@@ -108,8 +121,24 @@ class Database:
                     return
 
     def _write_group(self, connection: Connection, group: list[_Write]) -> None:
+        events = self._try_group(connection, group)
+        if any(isinstance(write.error, DiskFull) for write in group) and self._on_full():
+            log.warning("%s: the disk is full; its ballast was thrown off", self.path)
+            events = self._try_group(connection, group)
+        if events:
+            self._on_commit(events)
+        for write in group:
+            if write.error is not None:
+                write.done.set_exception(write.error)
+            else:
+                write.done.set_result(write.result)
+
+    def _try_group(self, connection: Connection, group: list[_Write]) -> list[Event]:
+        """Runs the writes in one transaction. Returns the events that are stored now."""
         events: list[Event] = []
         connection.info[_EVENTS] = events
+        for write in group:
+            write.error = None
         try:
             transaction = connection.begin()
             for write in group:
@@ -127,13 +156,7 @@ class Database:
             for write in group:
                 write.error = _told(error)
             events.clear()
-        if events:
-            self._on_commit(events)
-        for write in group:
-            if write.error is not None:
-                write.done.set_exception(write.error)
-            else:
-                write.done.set_result(write.result)
+        return events
 
 
 class _Write:
@@ -180,7 +203,7 @@ def connect(path: Path) -> Engine:
 def _told(error: Exception) -> Exception:
     """A full disk in our own words; every other error as it is."""
     if isinstance(error, OperationalError | DatabaseError) and "full" in str(error.orig):
-        return NoSpace(
+        return DiskFull(
             "The disk that holds the server's database is full; nothing was changed.",
             next="Free some space (`gradient jobs delete` removes old runs) and try again.",
         )

@@ -35,6 +35,9 @@ from gradient_jupyter.store.tables import artifacts, attempts, jobs, projects
 FINAL = tuple(state.value for state in State if state.final)
 
 
+#: The tag that exempts a job from being deleted for its age.
+KEEP = "keep"
+
 #: What a person may still change of a job that has ended: nothing of what it did.
 _ALSO_WHEN_FINAL = frozenset({"target", "tags", "name"})
 _JSON_COLUMNS = frozenset({"reason", "warnings", "tags", "progress"})
@@ -124,6 +127,35 @@ def unfinished(connection: Connection) -> list[str]:
             .order_by(jobs.c.seq)
         ).scalars()
     )
+
+
+def all_ids(connection: Connection) -> set[str]:
+    return set(connection.execute(select(jobs.c.id)).scalars())
+
+
+def projects_of_all(connection: Connection) -> dict[str, tuple[str, str]]:
+    """Id and name of each job's project."""
+    query = select(jobs.c.id, projects.c.id.label("project_id"), projects.c.name).join(
+        projects, projects.c.id == jobs.c.project_id
+    )
+    return {row.id: (row.project_id, row.name) for row in connection.execute(query)}
+
+
+def ended_before(connection: Connection, before_us: int) -> list[str]:
+    """Jobs that ended before then and may go: not tagged ``KEEP``, not on their way out already."""
+    return list(connection.execute(_may_go(before_us).order_by(jobs.c.seq)).scalars())
+
+
+def is_ended_before(connection: Connection, job_id: str, before_us: int) -> bool:
+    return connection.execute(_may_go(before_us).where(jobs.c.id == job_id)).first() is not None
+
+
+def _may_go(before_us: int) -> Select[Any]:
+    tags = func.json_each(jobs.c.tags).table_valued("value")
+    return select(jobs.c.id).where(
+        jobs.c.state.in_(FINAL), jobs.c.ended_us < before_us, jobs.c.target != Target.DELETED,
+        ~exists().select_from(tags).where(tags.c.value == KEEP),
+    )  # fmt: skip
 
 
 def live(connection: Connection) -> int:
@@ -218,7 +250,12 @@ def job_of_key(connection: Connection, key: str) -> str | None:
     return connection.execute(select(attempts.c.job_id).where(attempts.c.key == key)).scalar()
 
 
-def add_artifacts(connection: Connection, job_id: str, found: Sequence[Artifact]) -> None:
+def add_artifacts(
+    connection: Connection, job_id: str, found: Sequence[Artifact], *, replace: bool = False
+) -> None:
+    """Stores artifacts; with ``replace`` in place of what an interrupted collection has stored before."""
+    if replace:
+        connection.execute(delete(artifacts).where(artifacts.c.job_id == job_id))
     if found:
         connection.execute(
             insert(artifacts),
@@ -226,10 +263,12 @@ def add_artifacts(connection: Connection, job_id: str, found: Sequence[Artifact]
         )
 
 
-def list_artifacts(connection: Connection, job_id: str) -> list[Artifact]:
-    rows = connection.execute(
-        select(artifacts).where(artifacts.c.job_id == job_id).order_by(artifacts.c.path)
-    )
+def list_artifacts(
+    connection: Connection, job_id: str, limit: int | None = None, start: int = 0
+) -> list[Artifact]:
+    """In the order of their paths."""
+    query = select(artifacts).where(artifacts.c.job_id == job_id).order_by(artifacts.c.path)
+    rows = connection.execute(query.limit(limit).offset(start))
     return [_artifact(row) for row in rows]
 
 

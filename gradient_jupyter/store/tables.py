@@ -73,6 +73,7 @@ blobs = Table(
     Column("digest", String, primary_key=True),
     Column("size", Integer, nullable=False),
     Column("created_us", Integer, nullable=False),
+    Index(None, "digest"),
 )  # fmt: skip
 
 snapshots = Table(
@@ -82,6 +83,7 @@ snapshots = Table(
     Column("files", Integer, nullable=False),
     Column("bytes", Integer, nullable=False),
     Column("created_us", Integer, nullable=False),
+    Index(None, "id"),
 )  # fmt: skip
 
 jobs = Table(
@@ -121,6 +123,7 @@ jobs = Table(
     UniqueConstraint("owner", "idempotency_key"),
     Index(None, "project_id", "seq"),
     Index(None, "state", "seq"),
+    Index(None, "snapshot"),
     sqlite_autoincrement=True,
 )  # fmt: skip
 

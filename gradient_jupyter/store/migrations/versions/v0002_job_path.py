@@ -22,9 +22,16 @@ def upgrade() -> None:
     op.add_column("attempts", sa.Column("state", sa.String))
     op.add_column("attempts", sa.Column("reason", sa.Text))
     op.add_column("attempts", sa.Column("started_us", sa.Integer))
+    # What nothing refers to any more is found by what would refer to it.
+    op.create_index("ix_blobs_digest", "blobs", ["digest"])
+    op.create_index("ix_snapshots_id", "snapshots", ["id"])
+    op.create_index("ix_jobs_snapshot", "jobs", ["snapshot"])
 
 
 def downgrade() -> None:
+    op.drop_index("ix_jobs_snapshot", "jobs")
+    op.drop_index("ix_snapshots_id", "snapshots")
+    op.drop_index("ix_blobs_digest", "blobs")
     for name in ("started_us", "reason", "state"):
         op.drop_column("attempts", name)
     for name in ("progress", "rerun_of", "source", "tags", "max_duration_s", "retries", "priority"):
