@@ -182,7 +182,7 @@ def _show_collected(collected: Collected) -> None:
     for warning in collected.warnings:
         note(f"  {paint('!', 'yellow')} {clean(warning)}")
     if not found:
-        say("  Nothing can go: everything is referred to, or came less than an hour ago.")
+        say("  Nothing can go: everything is referred to, or came too recently.")
     elif collected.dry_run:
         say(f"  {size(collected.bytes)} would be freed. Nothing was removed.")
     else:
@@ -201,4 +201,4 @@ def _show_diagnosis(found: Diagnosis) -> None:
         name = paint(check.name.ljust(width), "bold")
         say(f"  {paint(f'{icon} {word}', style)} {name}{clean(check.message)}")
         if check.next:
-            say(f"{' ' * (11 + width)}{paint('next:', 'dim')} {clean(check.next)}")
+            say(f"{' ' * (10 + width)}{paint('next:', 'dim')} {clean(check.next)}")

@@ -32,6 +32,8 @@ _TURN_S = 0.25
 """How long one piece of the work takes at most: then others are heard."""
 _TRIES = 3
 _SHOWN = 5
+_CHANGE_SHOWS_S = 0.05
+"""Longer than the tick by which file systems count their times."""
 _FEW = 4
 """Up to here an ``fsync`` for each is cheaper than one of the whole file system."""
 #: What job code can do to its own directory: remove it, put something else in its place, lock it. Asking
@@ -68,9 +70,8 @@ class Collection:
     """Set by whoever does not want the rest."""
 
     def __post_init__(self) -> None:
-        self._skipped: list[str] = []
-        self._skips = 0
-        self._unreadable: list[str] = []
+        self._skipped = _Told()
+        self._unreadable = _Told()
         self._over = 0
         self._taken = 0
         self._synced = 0
@@ -79,7 +80,7 @@ class Collection:
     def pieces(self) -> Generator[list[Artifact], None, None]:
         """What was found, in batches; an empty one now and then while there is nothing new. Blocks for
         ``_TURN_S`` at most. Raises ``OSError`` for a want of our own."""
-        with opened(self.directory, self._skip) as fd:
+        with opened(self.directory, self._skipped.add) as fd:
             if fd is None:
                 return
             batch: list[Artifact] = []
@@ -104,10 +105,8 @@ class Collection:
                 f"Collecting the artifacts was stopped by a person after {self.files:,} files; the rest was "
                 "left out."
             )
-        if self._unreadable:
-            said.append(
-                "Not collected, because the disk could not read or write them: " + _listed(self._unreadable)
-            )
+        if self._unreadable.count:
+            said.append(f"Not collected, because the disk could not read or write them: {self._unreadable}")
         if self._over:
             said.append(
                 f"Left out of the artifacts: {self._over:,} files beyond the limit of {self.limits.files:,} "
@@ -118,36 +117,72 @@ class Collection:
                 "The disk reported an error when the artifacts were written to it "
                 f"({(self._sync_error.strerror or 'unknown').lower()}); they may not survive a power loss."
             )
-        if self._skips:
-            said.append("Left out of the artifacts: " + _listed(self._skipped, self._skips))
+        if self._skipped.count:
+            said.append(f"Left out of the artifacts: {self._skipped}")
         return said
 
     def _all(self, fd: int) -> Iterator[Artifact | None]:
         linked: dict[tuple[int, int], list[str]] = {}
-        for file in walk_inside(fd, self._skip, owner=self.owner, leaving=self._seal):
+        for file in walk_inside(fd, self._skipped.add, owner=self.owner, leaving=self._seal):
             if file.names > 1:
                 linked.setdefault(file.identity, []).append(file.path)
             elif self._fits(file.size, file.space):
                 yield from self._one(file.path, partial(open_found, file, self.owner))
             else:
                 self._over += 1
-        for paths in linked.values():
-            for path in paths:
-                open_it = partial(open_inside, fd, path, owner=self.owner, names=len(paths))
-                yield from self._one(path, open_it, linked=True)
+        if linked:
+            yield from self._linked(fd, linked)
 
-    def _one(
-        self, path: str, open_it: Callable[[], int], *, linked: bool = False
-    ) -> Iterator[Artifact | None]:
+    def _linked(self, fd: int, linked: dict[tuple[int, int], list[str]]) -> Iterator[Artifact | None]:
+        """Files with several names, if all of their names are in here.
+
+        One name that moves can be seen twice, and then hide one that is elsewhere. To give a file a name, or
+        another one, changes its time of change; so that is looked at, then long enough waited for any
+        change to show in it, then every name is looked at, and the time must still be the same.
+        """
+        times: dict[tuple[int, int], int] = {}
+        for identity, paths in linked.items():
+            with contextlib.suppress(GradientError), self._open(fd, paths[0], None) as file:
+                times[identity] = os.fstat(file).st_ctime_ns
+        time.sleep(_CHANGE_SHOWS_S)
+        for identity, paths in linked.items():
+            try:
+                with self._open(fd, paths[0], len(paths)) as file:
+                    for path in paths[1:]:
+                        with self._open(fd, path, len(paths)) as other:
+                            if not os.path.samestat(os.fstat(file), os.fstat(other)):
+                                raise NotFound(f"There is no file {shown(path)} (was replaced).")
+                    status = os.fstat(file)
+                    if (status.st_ctime_ns, status.st_nlink) != (times.get(identity), len(paths)):
+                        raise NotFound(f"There is no file {shown(paths[0])} (its names still change).")
+                    if not self._fits(status.st_size, status.st_blocks * 512):
+                        self._over += len(paths)
+                        continue
+                    for artifact in self._one(paths[0], partial(_again, file)):
+                        yield artifact
+                        if artifact is not None:
+                            for path in paths[1:]:
+                                self.files += 1
+                                self.bytes += artifact.size
+                                yield msgspec.structs.replace(artifact, path=path)
+            except GradientError as error:
+                self._skipped.add(_why(error))
+
+    @contextmanager
+    def _open(self, fd: int, path: str, names: int | None) -> Iterator[int]:
+        file = open_inside(fd, path, owner=self.owner, names=names)
+        try:
+            yield file
+        finally:
+            os.close(file)
+
+    def _one(self, path: str, open_it: Callable[[], int]) -> Iterator[Artifact | None]:
         """One file with the digest of what it holds. None stands for time that passes."""
         try:
             for _ in range(_TRIES):
                 fd = open_it()
                 with os.fdopen(fd, "rb", buffering=0) as content:
                     before = os.fstat(fd)
-                    if linked and not self._fits(before.st_size, before.st_blocks * 512):
-                        self._over += 1
-                        return
                     with contextlib.suppress(OSError):  # some file systems know no modes
                         os.fchmod(fd, before.st_mode & 0o500 | 0o400)
                     hasher = blake3.blake3()
@@ -173,15 +208,13 @@ class Collection:
                             path=path, size=size, modified_us=modified_us(after), digest=hasher.hexdigest()
                         )
                         return
-            self._skip(f"{shown(path)}: it still changes while it is read")
-        except NotFound as error:
-            self._skip(error.message.removeprefix("There is no file ").removesuffix("."))
+            self._skipped.add(f"{shown(path)}: it still changes while it is read")
         except GradientError as error:
-            self._skip(f"{shown(path)}: {error.message}")
+            self._skipped.add(_why(error))
         except OSError as error:
             if error.errno in SHORTAGE:
                 raise
-            self._unreadable.append(f"{shown(path)} ({(error.strerror or 'unreadable').lower()})")
+            self._unreadable.add(f"{shown(path)} ({(error.strerror or 'unreadable').lower()})")
 
     def _fits(self, size: int, space: int) -> bool:
         """Takes the room for one more file, if there is any."""
@@ -190,11 +223,6 @@ class Collection:
             return False
         self._taken += more
         return True
-
-    def _skip(self, why: str) -> None:
-        self._skips += 1
-        if len(self._skipped) < _SHOWN:
-            self._skipped.append(why)
 
     def _seal(self, fd: int) -> None:
         """A directory whose files have been collected: its names are final."""
@@ -218,10 +246,32 @@ class Collection:
                 self._sync_error = error
 
 
-def _listed(items: list[str], count: int | None = None) -> str:
-    count = len(items) if count is None else count
-    more = f"; and {count - _SHOWN:,} more" if count > _SHOWN else ""
-    return "; ".join(items[:_SHOWN]) + more
+class _Told:
+    """Reasons, of which the first are kept and all are counted."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._first: list[str] = []
+
+    def add(self, why: str) -> None:
+        self.count += 1
+        if len(self._first) < _SHOWN:
+            self._first.append(why)
+
+    def __str__(self) -> str:
+        more = f"; and {self.count - _SHOWN:,} more" if self.count > _SHOWN else ""
+        return "; ".join(self._first) + more
+
+
+def _again(file: int) -> int:
+    """Another descriptor of an open file, at its beginning."""
+    os.lseek(file, 0, os.SEEK_SET)
+    return os.dup(file)
+
+
+def _why(error: GradientError) -> str:
+    """A refusal of ``workspace.inside`` as it stands in a list of what was left out."""
+    return error.message.removeprefix("There is no file ").removesuffix(".")
 
 
 def open_directory(directory: Path) -> int:

@@ -267,7 +267,8 @@ def _clock(layout: Layout, known: Known) -> Iterator[Line]:
             "Until the server is restarted no job is deleted for its age.",
         )
     else:
-        yield Level.OK, f"It agrees with the newest event; {kept}.", ""
+        what = "It agrees with the newest event" if newest else "There is no event to hold it against"
+        yield Level.OK, f"{what}; {kept}.", ""
 
 
 def _files(layout: Layout, *, full: bool) -> Iterator[Line]:

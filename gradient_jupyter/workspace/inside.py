@@ -102,9 +102,9 @@ def walk_inside(
     """
     # A descriptor of our own: what is shared has a shared position.
     own = os.open(".", DIRECTORY, dir_fd=dirfd)
-    mount = _mount(own)
     stack: list[tuple[int, bytes, Iterator[os.DirEntry[str]]]] = [(own, b"", iter(()))]
     try:
+        mount = _mount(own)
         stack[0] = (own, b"", _listing(own))
         while stack:
             fd, prefix, entries = stack[-1]
