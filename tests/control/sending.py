@@ -33,15 +33,19 @@ def manifest(files: dict[str, bytes]) -> Manifest:
 async def send(plane: Plane, files: dict[str, bytes], who: Principal = ANN) -> str:
     """Sends what is missing and stores the manifest; its id. Raises what the server says."""
     wanted = manifest(files)
+    await deliver(plane, files, set((await snapshots.missing(plane, who, wanted)).missing), who)
+    return (await snapshots.create(plane, who, wanted)).id
+
+
+async def deliver(plane: Plane, files: dict[str, bytes], lacking: set[str], who: Principal = ANN) -> None:
+    """Sends those of the files whose digests are ``lacking``."""
     contents = {blake3.blake3(data).hexdigest(): data for data in files.values()}
-    lacking = set((await snapshots.missing(plane, who, wanted)).missing)
-    missing = [file for file in wanted.files if file.digest in lacking]
+    missing = [file for file in manifest(files).files if file.digest in lacking]
     for one in pack(missing, lambda file: io.BytesIO(contents[file.digest])):
         intake = snapshots.Intake(plane, who)
         for chunk in one:
             await intake.feed(chunk)
         await intake.finish()
-    return (await snapshots.create(plane, who, wanted)).id
 
 
 async def submit(plane: Plane, files: dict[str, bytes], who: Principal = ANN) -> tuple[Job, int]:

@@ -13,13 +13,15 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
+from gradient_jupyter.control import jobs, snapshots
 from gradient_jupyter.resources.base import now_us
+from gradient_jupyter.resources.job import CreateJob
 from gradient_jupyter.store import tables
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from conftest import plane_at
-from sending import ANN, BOB, check_whole, forget, manifest, on_disk, send, submit
+from sending import ANN, BOB, check_whole, deliver, forget, manifest, on_disk, send, submit
 
 ROOT = str(Path(__file__).parents[2])
 
@@ -65,17 +67,21 @@ def test_an_upload_under_way_keeps_what_it_was_told_is_there_even_when_a_year_pa
     async def work(plane):
         job, _ = await submit(plane, {"a": files["a"]})
         await forget(plane, job)
-        from gradient_jupyter.control import snapshots
-
         lacking = await snapshots.missing(plane, ANN, manifest(files))
         assert len(lacking.missing) == 1
         await plane.database.write(a_year_passes)
         for _ in range(3):
             await plane.garbage.sweep(whole=True)
-        await send(plane, files)  # raises when one of them is gone
+        await deliver(plane, files, set(lacking.missing))
+        for _ in range(3):
+            await plane.database.write(a_year_passes)
+            await plane.garbage.sweep(whole=True)
+        # What it was told is there is there, and what it has sent is.
+        stored = await snapshots.create(plane, ANN, manifest(files))
         await plane.database.write(a_year_passes)
-        assert (await plane.garbage.sweep(whole=True)).snapshots <= 1
-        await submit(plane, files)
+        await plane.garbage.sweep(whole=True)
+        request = CreateJob(command=("true",), snapshot=stored.id, project="p")
+        await jobs.submit(plane, ANN, request, None)
         assert await check_whole(plane, tmp_path) == 1
 
     with_plane(work)
