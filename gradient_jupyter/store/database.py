@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.exc import DatabaseError
 
 from gradient_jupyter.resources.errors import NoSpace
 from gradient_jupyter.resources.event import Event
@@ -151,8 +151,7 @@ class Database:
                     write.error = _told(error)
             transaction.commit()
         except Exception as error:
-            with contextlib.suppress(Exception):  # whatever is wrong with the disk, those who wait are told
-                connection.rollback()
+            _undo(connection)
             for write in group:
                 write.error = _told(error)
             events.clear()
@@ -200,11 +199,33 @@ def connect(path: Path) -> Engine:
     return engine
 
 
+def _undo(connection: Connection) -> None:
+    """Whatever is wrong with the disk: those who wait are told, and the next write begins anew. Where SQLite
+    has undone the transaction by itself nothing else knows; then the connection is given up for a new one."""
+    with contextlib.suppress(Exception):
+        connection.rollback()
+    if connection.in_transaction() or connection.in_nested_transaction():
+        with contextlib.suppress(Exception):
+            connection.invalidate()
+        with contextlib.suppress(Exception):
+            connection.rollback()
+
+
 def _told(error: Exception) -> Exception:
     """A full disk in our own words; every other error as it is."""
-    if isinstance(error, OperationalError | DatabaseError) and "full" in str(error.orig):
+    if _is_full(error):
         return DiskFull(
             "The disk that holds the server's database is full; nothing was changed.",
             next="Free some space (`gradient jobs delete` removes old runs) and try again.",
         )
     return error
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Also when SQLite has undone the whole transaction by itself, so that to undo a part of it failed too:
+    then the full disk is what that failure came after."""
+    while error is not None:
+        if isinstance(error, DatabaseError) and "is full" in str(error.orig):
+            return True
+        error = error.__context__
+    return False

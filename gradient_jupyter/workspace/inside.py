@@ -47,6 +47,8 @@ class InsideFile(NamedTuple):
     """The same for every name of one file."""
     parent: int
     """A descriptor of its directory, open until the walk goes on."""
+    mount: int
+    """Where that lies."""
 
 
 def open_inside(
@@ -78,7 +80,7 @@ def open_found(file: InsideFile, owner: int) -> int:
     last = file.path.rpartition("/")[2]
     fd = _open_regular(file.parent, last, file.path, os.O_RDONLY)
     try:
-        if problem := _foreign(fd, file.parent, last, owner, _mount(file.parent), 1):
+        if problem := _foreign(fd, file.parent, last, owner, file.mount, 1):
             raise _absent(file.path, problem)
     except BaseException:
         os.close(fd)
@@ -115,7 +117,7 @@ def walk_inside(
                 os.close(stack.pop()[0])
                 continue
             path = prefix + os.fsencode(entry.name)
-            found = _look(entry, path, fd, owner, skipped)
+            found = _look(entry, path, fd, mount, owner, skipped)
             if isinstance(found, InsideFile):
                 yield found
             elif found is not None:
@@ -342,10 +344,11 @@ def _still_called(fd: int, parent: int, last: str) -> bool:
 
     A file with one name may be somebody else's all the same, if the name it was opened by was a second one
     and is gone by now. The system knows under which name a descriptor was opened, and whether that was
-    removed. A removal that is just under way holds the directory's lock, which to list it waits for.
+    removed. A removal that is just under way holds the directory's lock; to give a name to itself waits for
+    it, and changes nothing.
     """
-    with os.scandir(parent) as listing:
-        next(listing, None)
+    with contextlib.suppress(OSError):
+        os.rename(last, last, src_dir_fd=parent, dst_dir_fd=parent)
     try:
         path = os.readlink(b"/proc/self/fd/%d" % fd)
     except OSError:  # not Linux, or no /proc
@@ -380,7 +383,12 @@ def _in_order_of_paths(entry: os.DirEntry[str]) -> bytes:
 
 
 def _look(
-    entry: os.DirEntry[str], path: bytes, fd: int, owner: int | None, skipped: Callable[[str], None]
+    entry: os.DirEntry[str],
+    path: bytes,
+    fd: int,
+    mount: int,
+    owner: int | None,
+    skipped: Callable[[str], None],
 ) -> InsideFile | int | None:
     """A file as it is listed, a directory as a descriptor, or nothing: then ``skipped`` was told why."""
     try:
@@ -399,7 +407,7 @@ def _look(
         else:
             return InsideFile(
                 text, status.st_size, status.st_mtime_ns // 1000, status.st_blocks * 512, status.st_nlink,
-                (status.st_dev, status.st_ino), fd,
+                (status.st_dev, status.st_ino), fd, mount,
             )  # fmt: skip
     except UnicodeDecodeError:
         reason = "the name is not UTF-8"

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from gradient_jupyter.workspace.inside import DIRECTORY
 
 #: Where SQLite's shared memory, and our locks, do not hold between machines.
-NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ncpfs", "fuse.sshfs", "fuse.s3fs", "9p"})
+NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ncpfs", "fuse.sshfs", "fuse.s3fs"})
 _LOOK = 1000
 
 
