@@ -1,4 +1,4 @@
-"""What a job leaves is collected whole, or what is missing is said. Boundary B4: the directory is job code's."""
+"""What a job leaves is collected whole, or what is missing is said. Boundary B4: job code owns the directory."""
 
 from __future__ import annotations
 
@@ -103,9 +103,10 @@ def test_what_is_mounted_there_is_left_out(left, tmp_path):
         "print([artifact.path for piece in work.pieces() for artifact in piece])\n"
         "print(work.warnings())\n"
     )
-    words = ["--dev-bind", "/", "/", "--bind", str(outside), str(left / "dir"), "--bind"]
+    words = ["--dev-bind", "/", "/", "--bind", str(outside), str(left / "dir")]
+    words += ["--bind", str(outside / "secret"), str(left / "file")]
     done = subprocess.run(
-        ["bwrap", *words, str(outside / "secret"), str(left / "file"), sys.executable, "-c", script, str(left)],
+        ["bwrap", *words, sys.executable, "-c", script, str(left)],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     listed, said = done.stdout.splitlines()

@@ -116,7 +116,9 @@ def test_rows_from_the_future_do_not_live_for_ever(with_plane):
     async def work(plane):
         await send(plane, {"a": b"from the future" * 99})
         ahead = now_us() + 366 * 24 * 3600 * 1_000_000
-        await plane.database.write(lambda connection: connection.execute(update(tables.blobs).values(created_us=ahead)))
+        await plane.database.write(
+            lambda connection: connection.execute(update(tables.blobs).values(created_us=ahead))
+        )
 
     async def later(plane):
         await plane.garbage.sweep()
@@ -246,12 +248,18 @@ def test_a_sweep_killed_at_any_step_loses_nothing_and_the_next_one_finds_the_res
 
     async def prepare(root: Path) -> set[str]:
         async with plane_at(root, garbage_grace_s=0) as plane:
-            gone, _ = await submit(plane, {"s": b"shared" * 40, **{f"{n}": f"{n}".encode() * 40 for n in range(8)}})
+            gone, _ = await submit(
+                plane, {"s": b"shared" * 40, **{f"{n}": f"{n}".encode() * 40 for n in range(8)}}
+            )
             await submit(plane, {"s": b"shared" * 40, "k": b"kept" * 40})
             needed = on_disk(plane)
             await forget(plane, gone)
             plane.blobs.put_bytes(b"an orphan already")
-            return needed - {gone.snapshot} - {file.digest for file in manifest({f"{n}": f"{n}".encode() * 40 for n in range(8)}).files}
+            return (
+                needed
+                - {gone.snapshot}
+                - {file.digest for file in manifest({f"{n}": f"{n}".encode() * 40 for n in range(8)}).files}
+            )
 
     async def check(root: Path, needed: set[str], scratch: Path) -> None:
         async with plane_at(root, garbage_grace_s=0) as plane:

@@ -183,8 +183,8 @@ def test_leftovers_are_found_where_only_we_put_them(tmp_path):
     known, gone = "j" + "0" * 12, "j" + "1" * 12
     for path in (
         f"jobs/{known}/1/workspace", f"jobs/{known}/1/workspace.partial-0", f"jobs/{known}/1/artifacts",
-        f"jobs/{known}/2/tmp", f"jobs/{gone}/1", "jobs/mine", "engines/local/.trash-0", "engines/local/.trash-1",
-        "engines/local/in-job-x-1-0",
+        f"jobs/{known}/2/tmp", f"jobs/{gone}/1", "jobs/mine", "engines/local/.trash-0",
+        "engines/local/.trash-1", "engines/local/in-job-x-1-0",
     ):  # fmt: skip
         (tmp_path / path).mkdir(parents=True)
     os.utime(tmp_path / "engines/local/.trash-0", (0, 0))
@@ -203,7 +203,10 @@ def test_leftovers_go_when_a_person_asks_and_are_named(with_plane, dry_run):
         running, _ = await submit(plane, {"a": b"a"})
         stray = plane.layout.job("j" + "z" * 12)
         paths = [plane.layout.attempt(job_id, 1) / "workspace", stray]
-        kept = [plane.layout.attempt(job_id, 1) / "artifacts", plane.layout.attempt(running.id, 1) / "workspace"]
+        kept = [
+            plane.layout.attempt(job_id, 1) / "artifacts",
+            plane.layout.attempt(running.id, 1) / "workspace",
+        ]
         for path in (*paths, *kept):
             (path / "deep").mkdir(parents=True)
             (path / "deep" / "f").write_bytes(b"x" * 5000)

@@ -1,11 +1,12 @@
 """A job gone bad: swaps what lies in its artifacts, as fast as it can, until it is told to stop.
 
 ``python swapper.py ARTIFACTS FOREIGN COUNTER [SWAPS]``: ``FOREIGN`` is a directory outside with canaries in
-it, ``COUNTER`` a file of 8 bytes in which the swaps are counted. Standard library only: it is also run as a job.
+it, ``COUNTER`` a file of 8 bytes in which the swaps are counted. Standard library only: it also runs as a job.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -55,10 +56,8 @@ def main() -> None:
                     call()
                 except OSError:
                     for name in (".", "d", "far"):  # it was collected, and so forbidden to change
-                        try:
+                        with contextlib.suppress(OSError):
                             os.chmod(name, 0o700)
-                        except OSError:
-                            pass
             done += len(calls)
             count[0:7] = done.to_bytes(7, "little")
 

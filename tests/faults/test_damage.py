@@ -185,7 +185,7 @@ def test_an_artifact_that_has_changed_since_it_was_collected_is_named_and_not_se
 
 
 def test_a_collection_that_takes_long_says_how_far_it_is_and_can_be_given_up(own_solo):
-    """Fault: a file of most of a terabyte, all holes. The job says what it does; a stop ends the collecting, not
+    """Fault: a file of half a terabyte, all holes. The job says what it does; a stop ends the collecting, not
     the truth of how the command ended; a delete removes it. P6, P11. Both heal within a piece of the work."""
     own_solo.options = (
         *own_solo.options,

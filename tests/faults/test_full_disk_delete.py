@@ -1,4 +1,4 @@
-"""P12: on a truly full disk jobs can still be deleted, and that frees it. A small tmpfs is made by bubblewrap."""
+"""P12: on a truly full disk jobs can still be deleted, and that frees it. The disk is a small tmpfs."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ finally:
 @pytest.mark.parametrize("ballast", [1 << 20, 0])
 def test_jobs_are_deleted_on_a_full_disk_by_throwing_off_the_ballast(tmp_path: Path, ballast: int) -> None:
     """Fault: not a block is left on the disk of database, log and artifacts. With the ballast every delete is
-    accepted, carried out, and frees what the job had; without it the first is already refused, with the reason.
+    accepted, carried out, and frees what the job had; without it the answer is a refusal with the reason.
     """
     if shutil.which("bwrap") is None:
         pytest.skip("bubblewrap is not installed")
@@ -69,4 +69,3 @@ def test_jobs_are_deleted_on_a_full_disk_by_throwing_off_the_ballast(tmp_path: P
     assert done.returncode == 0, done.stderr
     statuses = done.stdout.split()
     assert statuses == ["202"] * 4 if ballast else "507" in statuses
-

@@ -1,6 +1,7 @@
 """A job that swaps files, directories and links while its artifacts are listed, read, packed and collected.
 
-Fault: every name may mean something else at each system call. Abuse case 9, CVE-2026-34446, GHSA-q56x-g2fj-4rj6.
+Fault: every name may mean something else at each system call. Abuse case 9, CVE-2026-34446,
+GHSA-q56x-g2fj-4rj6.
 What must hold: never a byte of the canary outside, never a wait, never a 500. The canary belongs to the same
 user, so that nothing but our own care keeps it out; another user's is refused for its owner alone.
 """
@@ -27,7 +28,19 @@ from gradient_jupyter.resources.errors import NotFound
 SWAPPER = str(Path(__file__).with_name("swapper.py"))
 CANARY = b"FOREIGN!" * 64
 DIGEST = blake3.blake3(CANARY).hexdigest()
-NAMES = ("file", "hard", "link", "pipe", "d/canary", "aside/canary", "brief", "zz", "far/first", "pair", "calm")
+NAMES = (
+    "file",
+    "hard",
+    "link",
+    "pipe",
+    "d/canary",
+    "aside/canary",
+    "brief",
+    "zz",
+    "far/first",
+    "pair",
+    "calm",
+)
 
 
 @pytest.fixture

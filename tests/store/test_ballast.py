@@ -33,7 +33,7 @@ def test_one_that_was_cut_short_is_made_anew(tmp_path):
 
 
 def test_a_write_that_finds_the_disk_full_is_run_again_once_there_is_space(tmp_path):
-    """Fault: SQLITE_FULL, by the limit that SQLite itself sets. Every write of the group goes through, once."""
+    """P12. Fault: SQLITE_FULL, by SQLite's own limit. Every write of the group goes through, once."""
     path = tmp_path / "gradient.sqlite"
     schema.prepare(path)
     writer: list[Connection] = []
