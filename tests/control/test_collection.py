@@ -1,4 +1,4 @@
-"""What a job leaves is collected whole, or what is missing is said. Boundary B4: job code owns the directory."""
+"""What a job leaves is collected whole, or what is missing is said. Job code owns the directory (B4)."""
 
 from __future__ import annotations
 

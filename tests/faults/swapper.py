@@ -1,7 +1,7 @@
 """A job gone bad: swaps what lies in its artifacts, as fast as it can, until it is told to stop.
 
 ``python swapper.py ARTIFACTS FOREIGN COUNTER [SWAPS]``: ``FOREIGN`` is a directory outside with canaries in
-it, ``COUNTER`` a file of 8 bytes in which the swaps are counted. Standard library only: it also runs as a job.
+it, ``COUNTER`` a file of 8 bytes in which the swaps are counted. Standard library only: it is a job, too.
 """
 
 from __future__ import annotations
