@@ -17,6 +17,7 @@ import logging
 import random
 import selectors
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -344,8 +345,24 @@ class Store:
             await asyncio.get_running_loop().create_future()
 
 
+class AtOnce(Executor):
+    """Runs what it is given where it is given it."""
+
+    def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        try:
+            done.set_result(work(*args, **kwargs))
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
+
 class SimulatedPlane(Plane):
     """A ``Plane`` whose blocking work is done at once. File work may be the moment of a crash as well."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.collector._threads = AtOnce()  # type: ignore[assignment]
 
     async def on_files(self, work: Any, *args: Any, **kwargs: Any) -> Any:
         result = work(*args, **kwargs)

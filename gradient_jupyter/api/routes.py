@@ -30,7 +30,7 @@ class Right(enum.StrEnum):
     READ = "read"
     WRITE = "write"
     OPERATE = "operate"
-    """Stop the server itself. In solo that is its one user's."""
+    """Stop the server itself, and look after it. In solo that is its one user's."""
 
 
 class Sink(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import logging
 import os
 import re
 import threading
@@ -14,16 +15,19 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, 
 from typing import TYPE_CHECKING, BinaryIO, Generic, TypeVar
 from urllib.parse import quote
 
+import blake3
+
 from gradient_jupyter.api.routes import Connection, Host
+from gradient_jupyter.control.artifacts import ArtifactDamaged, open_known
 from gradient_jupyter.control.plane import Plane
 from gradient_jupyter.resources.artifact import Artifact
-from gradient_jupyter.resources.errors import GradientError, RangeInvalid
-from gradient_jupyter.workspace.inside import open_inside
+from gradient_jupyter.resources.errors import NotFound, RangeInvalid
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 15.0
 _PIECE = 256 * 1024
@@ -123,7 +127,11 @@ class Bytes:
 
 
 class FileAnswer:
-    """One artifact, whole or the range that was asked for. Closes the file."""
+    """One artifact, whole or the range that was asked for. Closes the file.
+
+    Whoever has read a collected artifact to its end has read what was collected: its last piece is sent only
+    after its digest was right. Of a range only size and time are known to be right.
+    """
 
     def __init__(self, plane: Plane, file: BinaryIO, artifact: Artifact, wanted: str | None) -> None:
         self._plane = plane
@@ -148,15 +156,31 @@ class FileAnswer:
                 headers["ETag"] = f'"{self._artifact.digest}"'
             if span:
                 headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
-            await to.begin(206 if span else 200, headers)
+            hasher = None
+            if self._artifact.digest and end - start == size:
+                hasher = blake3.blake3()
+            left, begun = end - start, False
             await self._plane.on_files(file.seek, start)
-            left = end - start
-            while left > 0:
-                piece = await self._plane.on_files(file.read, min(_PIECE, left))
-                if not piece:
-                    raise RuntimeError("the file became shorter while it was sent")
+            while left > 0 or not begun:
+                piece = await self._plane.on_files(_next, file, min(_PIECE, left), hasher)
                 left -= len(piece)
-                await to.send(piece)
+                if left > 0 and not piece:
+                    raise ArtifactDamaged(self._artifact.path, "became shorter")
+                if left == 0 and hasher is not None and hasher.hexdigest() != self._artifact.digest:
+                    log.error("artifact %r has other bytes than were collected", self._artifact.path)
+                    raise ArtifactDamaged(self._artifact.path, "has changed")
+                if not begun:  # a small one has been verified by now: a refusal can still be one
+                    begun = True
+                    await to.begin(206 if span else 200, headers)
+                if piece:
+                    await to.send(piece)
+
+
+def _next(file: BinaryIO, size: int, hasher: blake3.blake3 | None) -> bytes:
+    piece = file.read(size)
+    if hasher is not None:
+        hasher.update(piece)
+    return piece
 
 
 def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
@@ -246,17 +270,30 @@ class _Zip:
 
 
 def _entry(directory: int, artifact: Artifact) -> Iterator[tuple[zipfile.ZipInfo, Iterator[bytes]]]:
-    """The artifact as an archive's entry; nothing when it has gone since it was listed."""
+    """The artifact as an archive's entry. Of a running job: nothing when it has gone since it was listed."""
     try:
-        fd = open_inside(directory, artifact.path)
-    except (OSError, GradientError):
+        fd = open_known(directory, artifact.path, artifact)
+    except NotFound:
         return
     with os.fdopen(fd, "rb") as file:
         moment = time.gmtime(max(_ZIP_FIRST, min(artifact.modified_us // 1_000_000, _ZIP_LAST)))
         info = zipfile.ZipInfo(artifact.path, moment[:6])
         info.compress_type = zipfile.ZIP_DEFLATED
         info.external_attr = 0o644 << 16
-        yield info, iter(lambda: file.read(_PIECE), b"")
+        yield info, _content(file, artifact)
+
+
+def _content(file: BinaryIO, artifact: Artifact) -> Iterator[bytes]:
+    """As many bytes as were listed. What was collected is verified at its end: an archive with other bytes is
+    cut off, never completed."""
+    hasher = blake3.blake3() if artifact.digest else None
+    left = artifact.size
+    while left and (piece := _next(file, min(_PIECE, left), hasher)):
+        left -= len(piece)
+        yield piece
+    if hasher is not None and hasher.hexdigest() != artifact.digest:
+        log.error("artifact %r has other bytes than were collected", artifact.path)
+        raise ArtifactDamaged(artifact.path, "has changed")
 
 
 class _Out(io.RawIOBase):

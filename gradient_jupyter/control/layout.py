@@ -23,6 +23,15 @@ class Layout:
         return self.root / "engines"
 
     @property
+    def jobs(self) -> Path:
+        return self.root / "jobs"
+
+    @property
+    def ballast(self) -> Path:
+        """Space that is given to the database when the disk is full."""
+        return self.root / "ballast"
+
+    @property
     def datasets(self) -> Path:
         return self.root / "datasets"
 
@@ -36,7 +45,7 @@ class Layout:
         return self.root / "port"
 
     def job(self, job_id: str) -> Path:
-        return self.root / "jobs" / job_id
+        return self.jobs / job_id
 
     def attempt(self, job_id: str, attempt: int) -> Path:
         """Holds ``log``, ``log.index`` and ``artifacts/`` of one attempt."""

@@ -17,7 +17,10 @@ import msgspec
 
 from gradient_jupyter.control import machines
 from gradient_jupyter.control.changes import Changes
+from gradient_jupyter.control.collect import Collector
 from gradient_jupyter.control.followed import Followed
+from gradient_jupyter.control.garbage import Garbage
+from gradient_jupyter.control.keeper import Keeper
 from gradient_jupyter.control.layout import Layout
 from gradient_jupyter.control.machines import Size
 from gradient_jupyter.control.progress import Reports
@@ -28,6 +31,7 @@ from gradient_jupyter.control.tokens import Tokens
 from gradient_jupyter.engines.base import Engine, Node
 from gradient_jupyter.resources.errors import NoSpace
 from gradient_jupyter.resources.snapshot import WHOLE_BYTES, Manifest
+from gradient_jupyter.store.ballast import Ballast
 from gradient_jupyter.store.database import Database
 from gradient_jupyter.workspace.blobs import BlobStore
 from gradient_jupyter.workspace.materialise import materialise
@@ -57,6 +61,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What is larger comes in chunks, which are smaller."""
     max_pack_bytes: int = 2 * WHOLE_BYTES
     max_snapshot_bytes: int = 16 * 2**30
+    ballast_bytes: int = 16 * 2**20
+    """Kept allocated, and given to the database when the disk is full, so that things can be deleted then."""
+    garbage_grace_s: float = 3600
+    """How long what no job refers to is kept after it came: uploads under way need it."""
+    keep_jobs_days: float = 0
+    """A job that ended longer ago is deleted, unless it is tagged ``keep``. 0: none ever is."""
+    max_artifacts: int = 1_000_000
+    """Files that one job may leave; what is beyond is not collected."""
+    max_artifact_bytes: int = 2**40
+    """Bytes that one job may leave, by their sizes or by what they take on the disk, whichever is more."""
 
 
 class Plane:
@@ -83,11 +97,15 @@ class Plane:
         self.changes = Changes(self.queue)
         #: Uploads that were cut off and whose blobs are being put away.
         self.cut_intakes: set[Intake] = set()
-        self.database = Database(layout.database, self.changes.published)
+        self.ballast = Ballast(layout.ballast, settings.ballast_bytes)
+        self.database = Database(layout.database, self.changes.published, self.ballast.drop)
         self.followed = Followed(self.changes, self.database)
         self._files = ThreadPoolExecutor(4, "files")
         self.engine = make_engine(self)
         self.reports = Reports(self.database)
+        self.collector = Collector(self)
+        self.garbage = Garbage(self, settings.garbage_grace_s)
+        self.keeper = Keeper(self)
         self.reconciler = Reconciler(self)
         self._nodes: tuple[Node, ...] = ()
         self._nodes_until = float("-inf")
@@ -98,12 +116,15 @@ class Plane:
         self.layout.datasets.mkdir(parents=True, exist_ok=True)
         self.database.start()
         await self.engine.start()
+        await self.keeper.start()
         await self.reconciler.start()
 
     async def close(self) -> None:
         """Stops acting. Tasks go on; the next start takes them up."""
         await self.reports.close()
+        await self.keeper.close()
         await self.reconciler.close()
+        await self.collector.close()
         await self.engine.close()
         await asyncio.gather(*(intake.settled.wait() for intake in self.cut_intakes))
         await self.followed.close()
@@ -138,9 +159,12 @@ class Plane:
 
     def unpack(self, snapshot: str, target: Path) -> None:
         """``engines.base.Materialise``: unpacks a stored snapshot into a directory. Blocks."""
+        materialise(self.manifest(snapshot), self.blobs, target, durable=False)
+
+    def manifest(self, snapshot: str) -> Manifest:
+        """What a stored snapshot holds. ``Damaged`` when its manifest cannot be read. Blocks."""
         with self.blobs.open(snapshot) as file:
-            manifest = decode_manifest(file.read())
-        materialise(manifest, self.blobs, target, durable=False)
+            return decode_manifest(file.read())
 
     def check_space(self, incoming: int = 0) -> None:
         """Raises ``NoSpace`` when taking in that many bytes would leave too little."""

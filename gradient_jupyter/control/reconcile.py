@@ -20,7 +20,7 @@ import msgspec
 from sqlalchemy import Connection
 
 from gradient_jupyter.control import machines, placing, tasks
-from gradient_jupyter.control.collect import collect
+from gradient_jupyter.control.collect import Collected
 from gradient_jupyter.control.machines import Room
 from gradient_jupyter.control.plan import (
     Action,
@@ -36,7 +36,6 @@ from gradient_jupyter.control.plan import (
 )
 from gradient_jupyter.control.workqueue import WorkQueue
 from gradient_jupyter.engines.base import Conflict, HintKind, Observation, Rejected, Unreachable
-from gradient_jupyter.resources.artifact import Artifact
 from gradient_jupyter.resources.base import now_us
 from gradient_jupyter.resources.errors import GradientError, NoSpace
 from gradient_jupyter.resources.job import Job, Phase, Reason, State, Target
@@ -46,6 +45,7 @@ from gradient_jupyter.store import ledger
 from gradient_jupyter.store import projects as project_rows
 from gradient_jupyter.store.ledger import Claim
 from gradient_jupyter.workspace.inside import remove_tree
+from gradient_jupyter.workspace.wording import decimal
 
 if TYPE_CHECKING:
     from gradient_jupyter.control.plane import Plane
@@ -193,10 +193,15 @@ class Reconciler:
                 await engine.remove(key)
                 return job, None
             case Erase():
-                await self._plane.on_files(remove_tree, self._plane.layout.job(job.id))
-                await self._plane.database.write(lambda connection: rows.erase(connection, job))
-                self.look_at_projects()
+                await self._erase(job)
         return job, seen
+
+    async def _erase(self, job: Job) -> None:
+        freed = await self._plane.on_files(remove_tree, self._plane.layout.job(job.id))
+        await self._plane.database.write(lambda connection: rows.erase(connection, job))
+        log.info("deleted %s: %s of log, artifacts and workspace", job.id, decimal(freed))
+        self.look_at_projects()
+        self._plane.keeper.look_soon()
 
     async def _ensure(self, job: Job) -> Job | None:
         """Returns the row as it is then."""
@@ -247,21 +252,19 @@ class Reconciler:
         """Collects first, then makes the job final and frees its machine in one transaction.
 
         ``notes`` are steps that are not written yet. They are written with the end, or before it where
-        collecting takes long enough for a person to see it. Returns the row as it is then.
+        collecting takes long enough for a person to see it. Returns the row as it is then; None while what
+        it left is still being collected, after which the job is looked at again.
         """
         began: list[tuple[Note, int]] = [(note, now_us()) for note in notes or ()]
-        collected: list[Artifact] = []
-        warnings: list[str] = []
+        collected = Collected([], [])
         if job.attempt and job.state is not State.PENDING:
             if job.state is State.RUNNING and job.phase is not Phase.COLLECTING:
                 began.append((Note(State.RUNNING, Phase.COLLECTING, job.started_us), now_us()))
-            directory = self._plane.layout.attempt(job.id, job.attempt) / "artifacts"
-            collecting = asyncio.ensure_future(self._plane.on_files(collect, directory))
-            await asyncio.wait({collecting}, timeout=_SOON_S)
-            if not collecting.done() and began:
-                written, began = began, []
-                await self._plane.database.write(lambda connection: _noted(connection, job, written))
-            collected, warnings = await collecting
+            done = await self._plane.collector.collect(job)
+            if done is None:
+                await self._plane.database.write(lambda connection: _noted(connection, job, began))
+                return None
+            collected = done
 
         def work(connection: Connection) -> Job | None:
             fresh = _noted(connection, job, began)
@@ -276,10 +279,10 @@ class Reconciler:
                 reason=end.reason,
                 exit_code=end.exit_code,
                 ended_us=end.ended_us or now_us(),
-                warnings=(*fresh.warnings, *warnings),
+                warnings=(*fresh.warnings, *collected.warnings),
                 **values,
             )
-            rows.add_artifacts(connection, job.id, collected)
+            rows.add_artifacts(connection, job.id, collected.artifacts, replace=collected.fresh)
             if job.attempt and job.state is not State.PENDING:
                 _end_attempt(connection, fresh, end)
             return fresh

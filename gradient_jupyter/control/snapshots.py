@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
+import blake3
 from sqlalchemy import Connection
 
 from gradient_jupyter.control.access import Principal
@@ -31,6 +32,8 @@ class Received(Resource, frozen=True, kw_only=True):
 async def missing(plane: Plane, principal: Principal, manifest: Manifest) -> MissingBlobs:
     """Which bytes this owner has yet to send. What somebody else has sent does not count."""
     wanted = await plane.on_files(_checked, plane, manifest)
+    # Before it is looked up: what is said to be there stays there for as long as the sending may take.
+    plane.garbage.leases.take(principal.owner, wanted)
     # Whoever asks may be back from a connection that was cut: what it had brought is being put away.
     await asyncio.gather(*(intake.settled.wait() for intake in plane.cut_intakes if intake.of(principal)))
     held = await plane.database.read(lambda connection: rows.held(connection, principal.owner, list(wanted)))
@@ -59,6 +62,7 @@ class Intake:
 
     async def feed(self, chunk: bytes) -> None:
         async with self._turn:
+            self._plane.garbage.leases.sending(self._principal.owner)
             self._waiting.append(chunk)
             self._size += len(chunk)
             if self._size >= _AT_ONCE:
@@ -67,8 +71,8 @@ class Intake:
     async def finish(self) -> Received:
         """Answers once the bytes are on disk and noted as this owner's."""
         async with self._turn:
-            stored = await self._plane.on_files(self._end, self._unpacker.close)
-        await self._hold(stored)
+            await self._plane.on_files(self._take)
+            stored = await self._keep(self._unpacker.close)
         return Received(stored=len(stored))
 
     async def cut(self) -> None:
@@ -76,8 +80,8 @@ class Intake:
         self._plane.cut_intakes.add(self)
         try:
             async with self._turn:
-                stored = await self._plane.on_files(self._end, self._unpacker.cut)
-            await self._hold(stored)
+                await self._plane.on_files(self._take)
+                await self._keep(self._unpacker.cut)
         finally:
             self.settled.set()
             self._plane.cut_intakes.discard(self)
@@ -93,28 +97,29 @@ class Intake:
         for chunk in waiting:
             self._unpacker.feed(chunk)
 
-    def _end(self, end: Callable[[], tuple[StoredBlob, ...]]) -> tuple[StoredBlob, ...]:
-        self._take()
-        return end()
-
-    async def _hold(self, stored: Sequence[StoredBlob]) -> None:
-        if stored:
-            sizes = [(blob.digest, blob.size) for blob in stored]
-            await self._plane.database.write(
-                lambda connection: rows.hold(connection, self._principal.owner, sizes)
-            )
+    async def _keep(self, end: Callable[[], tuple[StoredBlob, ...]]) -> tuple[StoredBlob, ...]:
+        """What came whole, on disk and noted. Nothing of it is cleared away between its arrival and the row
+        that says whose it is."""
+        owner, leases = self._principal.owner, self._plane.garbage.leases
+        arrived = self._unpacker.digests
+        leases.take(owner, arrived)
+        with leases.pinned(arrived):
+            stored = await self._plane.on_files(end)
+            if stored:
+                sizes = [(blob.digest, blob.size) for blob in stored]
+                await self._plane.database.write(lambda connection: rows.hold(connection, owner, sizes))
+        return stored
 
 
 async def create(plane: Plane, principal: Principal, manifest: Manifest) -> Snapshot:
     wanted = await plane.on_files(_checked, plane, manifest)
     plane.check_space()
     canonical = await plane.on_files(manifest.canonical)
-    known = await plane.database.read(
-        lambda connection: rows.get(connection, principal.owner, manifest.digest())
-    )
+    identity = blake3.blake3(canonical).hexdigest()
+    plane.garbage.leases.take(principal.owner, [identity])
+    known = await plane.database.read(lambda connection: rows.get(connection, principal.owner, identity))
     if known is not None and await plane.on_files(plane.blobs.has, known.id):
         return known  # as it was stored, with all it names
-    identity = await plane.on_files(plane.blobs.put_bytes, canonical)
     snapshot = Snapshot(id=identity, files=len(manifest.files), bytes=manifest.size, created_us=now_us())
 
     def work(connection: Connection) -> Snapshot:
@@ -133,9 +138,12 @@ async def create(plane: Plane, principal: Principal, manifest: Manifest) -> Snap
                     next="Send the manifest that a current client makes.",
                     code="bad-manifest",
                 )
+        plane.garbage.needed(wanted)
         return rows.create(connection, principal.owner, snapshot)
 
-    return await plane.database.write(work)
+    with plane.garbage.leases.pinned([identity]):
+        await plane.on_files(plane.blobs.put_bytes, canonical)
+        return await plane.database.write(work)
 
 
 def _checked(plane: Plane, manifest: Manifest) -> dict[str, int]:

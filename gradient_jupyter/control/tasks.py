@@ -22,6 +22,12 @@ def job_of(install: str, key: str) -> str | None:
     return parts[2]
 
 
+def attempt_of(install: str, key: str) -> tuple[str, int] | None:
+    """The job and the attempt a key stands for; None when it is no key of this installation."""
+    job_id, attempt = job_of(install, key), key.split("-")[-2:-1]
+    return (job_id, int(attempt[0])) if job_id is not None and attempt[0].isdecimal() else None
+
+
 def task(layout: Layout, install: str, job: Job, claim: Claim, private: dict[str, str]) -> Task:
     """What the engine is asked to run. Deterministic, but for ``private``: the same attempt always gives the
     same task."""

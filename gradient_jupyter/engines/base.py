@@ -125,6 +125,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """Log and artifacts are written to the task's directory by the task itself, not fetched by us."""
     isolation: str
     """How a task's world is made, in one sentence for people."""
+    contained: bool = True
+    """Whether a task has paths of its own."""
 
 
 class Stream(enum.IntEnum):

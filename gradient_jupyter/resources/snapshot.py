@@ -96,6 +96,10 @@ class Manifest(Request, frozen=True, kw_only=True):
         """What has to be stored so that this snapshot can be made: digests, and how many bytes each has."""
         return {piece.digest: piece.size for file in self.files for piece in file.blobs()}
 
+    def digests(self) -> set[str]:
+        """Every blob this manifest needs: what keeps a blob from being cleared away."""
+        return set(self.blobs())
+
     def canonical(self) -> bytes:
         """The one byte form of this content: what the digest is taken of and what is stored."""
         return msgspec.json.encode(sorted(self.entries, key=lambda entry: entry.path))

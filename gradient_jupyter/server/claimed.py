@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from gradient_jupyter.resources.server import Runtime
+from gradient_jupyter.workspace.space import NETWORK, file_system
 
 
 class DataRootTaken(Exception):
@@ -28,6 +29,11 @@ class DataRootUnsafe(Exception):
 def claim(root: Path, lock: Path) -> int:
     """Makes the data root if need be and takes its lock. The descriptor holds it for this process's life."""
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if (kind := file_system(root)) in NETWORK:
+        raise DataRootUnsafe(
+            f"{root} lies on {kind}, over the network, where SQLite's write-ahead log does not work. "
+            "Choose a local disk with --data, or GRADIENT_DATA_DIR."
+        )
     status = root.stat()
     if status.st_uid != os.getuid():
         raise DataRootUnsafe(

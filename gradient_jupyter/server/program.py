@@ -101,6 +101,25 @@ class GradientServer(Application):
         min=0,
         help="Nothing is taken in and nothing started when less than this is free on the disk.",
     ).tag(config=True)
+    ballast_bytes = traitlets.Int(
+        16 * 2**20,
+        min=0,
+        help="Kept allocated on the disk and given up when it is full, so that things can be deleted then.",
+    ).tag(config=True)
+    garbage_grace_s = traitlets.Float(
+        3600.0, min=0, help="How long files that no job refers to are kept after they came."
+    ).tag(config=True)
+    keep_jobs_days = traitlets.Float(
+        0.0,
+        min=0,
+        help="Jobs that ended longer ago are deleted, unless they are tagged `keep`. 0: none ever is.",
+    ).tag(config=True)
+    max_artifacts = traitlets.Int(
+        1_000_000, min=0, help="How many files one job may leave; those beyond are not collected."
+    ).tag(config=True)
+    max_artifact_bytes = traitlets.Int(
+        2**40, min=0, help="How many bytes one job may leave, by size or by space, whichever is more."
+    ).tag(config=True)
 
     max_snapshot_bytes = traitlets.Int(
         16 * 2**30,
@@ -169,6 +188,11 @@ class GradientServer(Application):
             stop_grace_s=self.stop_grace_s,
             reserve_bytes=self.reserve_bytes,
             max_snapshot_bytes=self.max_snapshot_bytes,
+            ballast_bytes=self.ballast_bytes,
+            garbage_grace_s=self.garbage_grace_s,
+            keep_jobs_days=self.keep_jobs_days,
+            max_artifacts=self.max_artifacts,
+            max_artifact_bytes=self.max_artifact_bytes,
         )
 
     def _give_up(self, message: str, code: int) -> Any:

@@ -7,6 +7,9 @@ resolves after the commit: what it returned is on disk, also after a power loss 
 ``synchronous=FULL``).
 
 Changes recorded during a write are handed to ``on_commit`` in the order in which they were stored.
+
+When the disk is full ``on_full`` is asked for some space; where it had any to give, the writes are run once
+more. So a write may be run twice before it is committed, and never after that.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from typing import Any, TypeVar
 
 import msgspec
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.exc import DatabaseError
 
 from gradient_jupyter.resources.base import Resource
 from gradient_jupyter.resources.errors import NoSpace
@@ -48,12 +51,22 @@ class Change(msgspec.Struct, frozen=True):
     """Of a new thing, its row's sequence number."""
 
 
+class DiskFull(NoSpace):
+    """The database itself found no space, also none that it could be given."""
+
+
 class Database:
     """A SQLite file. ``start`` before use, ``close`` at the end; both block."""
 
-    def __init__(self, path: Path, on_commit: Callable[[list[Change]], None] = lambda changes: None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        on_commit: Callable[[list[Change]], None] = lambda changes: None,
+        on_full: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.path = path
         self._on_commit = on_commit
+        self._on_full = on_full
         self._engine = connect(path)
         self._waiting: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write_loop, name="store-writer", daemon=True)
@@ -120,8 +133,24 @@ class Database:
                     return
 
     def _write_group(self, connection: Connection, group: list[_Write]) -> None:
+        changes = self._try_group(connection, group)
+        if any(isinstance(write.error, DiskFull) for write in group) and self._on_full():
+            log.warning("%s: the disk is full; its ballast was thrown off", self.path)
+            changes = self._try_group(connection, group)
+        if changes:
+            self._on_commit(changes)
+        for write in group:
+            if write.error is not None:
+                write.done.set_exception(write.error)
+            else:
+                write.done.set_result(write.result)
+
+    def _try_group(self, connection: Connection, group: list[_Write]) -> list[Change]:
+        """Runs the writes in one transaction. Returns the changes that are stored now."""
         changes: list[Change] = []
         connection.info[_CHANGES] = changes
+        for write in group:
+            write.error = None
         try:
             transaction = connection.begin()
             for write in group:
@@ -136,18 +165,11 @@ class Database:
             if transaction.is_active:
                 transaction.commit()
         except Exception as error:
-            with contextlib.suppress(Exception):  # whatever is wrong with the disk, those who wait are told
-                connection.rollback()
+            _undo(connection)
             for write in group:
                 write.error = _told(error)
             changes.clear()
-        if changes:
-            self._on_commit(changes)
-        for write in group:
-            if write.error is not None:
-                write.done.set_exception(write.error)
-            else:
-                write.done.set_result(write.result)
+        return changes
 
 
 class _Write:
@@ -191,11 +213,33 @@ def connect(path: Path) -> Engine:
     return engine
 
 
+def _undo(connection: Connection) -> None:
+    """Whatever is wrong with the disk: those who wait are told, and the next write begins anew. Where SQLite
+    has undone the transaction by itself nothing else knows; then the connection is given up for a new one."""
+    with contextlib.suppress(Exception):
+        connection.rollback()
+    if connection.in_transaction() or connection.in_nested_transaction():
+        with contextlib.suppress(Exception):
+            connection.invalidate()
+        with contextlib.suppress(Exception):
+            connection.rollback()
+
+
 def _told(error: Exception) -> Exception:
     """A full disk in our own words; every other error as it is."""
-    if isinstance(error, OperationalError | DatabaseError) and "full" in str(error.orig):
-        return NoSpace(
+    if _is_full(error):
+        return DiskFull(
             "The disk that holds the server's database is full; nothing was changed.",
             next="Free some space (`gradient jobs delete` removes old runs) and try again.",
         )
     return error
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Also when SQLite has undone the whole transaction by itself, so that to undo a part of it failed too:
+    then the full disk is what that failure came after."""
+    while error is not None:
+        if isinstance(error, DatabaseError) and "is full" in str(error.orig):
+            return True
+        error = error.__context__
+    return False

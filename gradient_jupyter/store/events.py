@@ -75,6 +75,12 @@ def bounds(connection: Connection) -> tuple[int, int]:
     return (low or 1, high or 0)
 
 
+def newest_us(connection: Connection) -> int | None:
+    """When the newest event happened, by the wall clock of then; None before the first."""
+    newest = select(events.c.time_us).order_by(events.c.seq.desc()).limit(1)
+    return connection.execute(newest).scalar()
+
+
 def trim(connection: Connection) -> None:
     """Forgets what is older than the newest ``KEPT``."""
     _low, high = bounds(connection)

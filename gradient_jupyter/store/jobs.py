@@ -47,7 +47,11 @@ from gradient_jupyter.store.projects import visible
 from gradient_jupyter.store.tables import artifacts, attempts, jobs, projects
 
 LIVE = tuple(state.value for state in State if not state.final)
+FINAL = tuple(state.value for state in State if state.final)
 
+
+#: The tag that exempts a job from being deleted for its age.
+KEEP = "keep"
 
 #: What a person may still change of a job that has ended: nothing of what it did.
 _ALSO_WHEN_FINAL = frozenset({"target", "tags", "name"})
@@ -147,6 +151,40 @@ def unsettled(connection: Connection) -> list[str]:
     """Every job with a step to be taken: on a machine, or to be cancelled or deleted. Those that merely wait
     are the queue's."""
     return list(connection.execute(_UNSETTLED).scalars())
+
+
+def all_ids(connection: Connection) -> set[str]:
+    return set(connection.execute(select(jobs.c.id)).scalars())
+
+
+def projects_of_all(connection: Connection) -> dict[str, tuple[str, str]]:
+    """Id and name of each job's project."""
+    query = select(jobs.c.id, projects.c.id.label("project_id"), projects.c.name).join(
+        projects, projects.c.id == jobs.c.project_id
+    )
+    return {row.id: (row.project_id, row.name) for row in connection.execute(query)}
+
+
+def ended_before(connection: Connection, before_us: int) -> list[str]:
+    """Jobs that ended before then and may go: not tagged ``KEEP``, not on their way out already."""
+    return list(connection.execute(_may_go(before_us).order_by(jobs.c.seq)).scalars())
+
+
+def is_ended_before(connection: Connection, job_id: str, before_us: int) -> bool:
+    return connection.execute(_may_go(before_us).where(jobs.c.id == job_id)).first() is not None
+
+
+def _may_go(before_us: int) -> Select[Any]:
+    tags = func.json_each(jobs.c.tags).table_valued("value")
+    return select(jobs.c.id).where(
+        jobs.c.state.in_(FINAL), jobs.c.ended_us < before_us, jobs.c.target != Target.DELETED,
+        ~exists().select_from(tags).where(tags.c.value == KEEP),
+    )  # fmt: skip
+
+
+def unfinished(connection: Connection) -> list[str]:
+    """Every job with something left to do, waiting or not: not final, or to be deleted."""
+    return list(connection.execute(_UNFINISHED).scalars())
 
 
 def live(connection: Connection) -> int:
@@ -252,7 +290,12 @@ def job_of_key(connection: Connection, key: str) -> Known | None:
     return Known(row.job_id, row.attempt == row.newest) if row else None
 
 
-def add_artifacts(connection: Connection, job_id: str, found: Sequence[Artifact]) -> None:
+def add_artifacts(
+    connection: Connection, job_id: str, found: Sequence[Artifact], *, replace: bool = False
+) -> None:
+    """Stores artifacts; with ``replace`` in place of what an interrupted collection has stored before."""
+    if replace:
+        connection.execute(delete(artifacts).where(artifacts.c.job_id == job_id))
     if found:
         connection.execute(
             insert(artifacts),
@@ -260,10 +303,12 @@ def add_artifacts(connection: Connection, job_id: str, found: Sequence[Artifact]
         )
 
 
-def list_artifacts(connection: Connection, job_id: str) -> list[Artifact]:
-    rows = connection.execute(
-        select(artifacts).where(artifacts.c.job_id == job_id).order_by(artifacts.c.path)
-    )
+def list_artifacts(
+    connection: Connection, job_id: str, limit: int | None = None, start: int = 0
+) -> list[Artifact]:
+    """In the order of their paths."""
+    query = select(artifacts).where(artifacts.c.job_id == job_id).order_by(artifacts.c.path)
+    rows = connection.execute(query.limit(limit).offset(start))
     return [_artifact(row) for row in rows]
 
 
@@ -315,6 +360,10 @@ _UNSETTLED = union(
     select(jobs.c.id).where(jobs.c.state.in_([State.PROVISIONING.value, State.RUNNING.value])),
     select(jobs.c.id).where(jobs.c.state == State.PENDING.value, jobs.c.target != Target.RUN.value),
     select(jobs.c.id).where(jobs.c.state == State.PENDING.value, jobs.c.phase != Phase.QUEUED.value),
+    select(jobs.c.id).where(jobs.c.target == literal_column("'deleted'")),
+)
+_UNFINISHED = union(
+    select(jobs.c.id).where(jobs.c.state.in_(LIVE)),
     select(jobs.c.id).where(jobs.c.target == literal_column("'deleted'")),
 )
 _LIVE = select(func.count()).select_from(jobs).where(jobs.c.state.in_(LIVE))

@@ -74,6 +74,7 @@ blobs = Table(
     Column("digest", String, primary_key=True),
     Column("size", Integer, nullable=False),
     Column("created_us", Integer, nullable=False),
+    Index(None, "digest"),
 )  # fmt: skip
 
 snapshots = Table(
@@ -83,6 +84,7 @@ snapshots = Table(
     Column("files", Integer, nullable=False),
     Column("bytes", Integer, nullable=False),
     Column("created_us", Integer, nullable=False),
+    Index(None, "id"),
 )  # fmt: skip
 
 jobs = Table(
@@ -125,6 +127,7 @@ jobs = Table(
     # What the queue and the relist ask for is a small part of all jobs there ever were.
     Index("ix_jobs_waiting", "owner", "seq", sqlite_where=text("state = 'Pending'")),
     Index("ix_jobs_deleted", "seq", sqlite_where=text("target = 'deleted'")),
+    Index(None, "snapshot"),
     sqlite_autoincrement=True,
 )  # fmt: skip
 

@@ -15,6 +15,7 @@ import io
 import os
 import re
 import secrets
+import stat
 import struct
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -57,6 +58,7 @@ class Damaged(ServerError):
             " the directory again stores it anew.",
         )
         self.digest = digest
+        self.reason = reason
 
 
 class Stored(NamedTuple):
@@ -67,16 +69,17 @@ class Stored(NamedTuple):
 
 
 class BlobStore:
-    """The blobs under ``root``, which is made when it is absent. Every method blocks; threads may share
-    it."""
+    """The blobs under ``root``, which is made when it is absent, and tidied, unless whoever asks only wants
+    to read (``tidy=False``). Every method blocks; threads may share it."""
 
-    def __init__(self, root: Path, *, alone: bool = False) -> None:
+    def __init__(self, root: Path, *, alone: bool = False, tidy: bool = True) -> None:
         """``alone``: no other process writes here, so whatever is unfinished now will never be finished."""
         self.root = root
         self._root = str(root)  # joining strings is ten times faster than joining paths
         self._temporary = str(root / "tmp")
-        os.makedirs(self._temporary, mode=0o700, exist_ok=True)
-        self._remove_leftovers(0 if alone else _LEFTOVER_SECONDS)
+        if tidy:
+            os.makedirs(self._temporary, mode=0o700, exist_ok=True)
+            self.remove_leftovers(age_s=0 if alone else _LEFTOVER_SECONDS)
 
     def has(self, digest: str) -> bool:
         return os.path.isfile(self._path(digest))
@@ -116,11 +119,18 @@ class BlobStore:
             batch.commit()
         return digest
 
+    def space(self, digest: str) -> int:
+        """The bytes it takes on the disk; 0 when it is absent."""
+        try:
+            return _space(os.stat(self._path(digest)))
+        except FileNotFoundError:
+            return 0
+
     def delete(self, digest: str) -> int:
         """Remove the blob; the bytes that this freed on the disk, 0 when it was absent."""
         path = self._path(digest)
         try:
-            freed = os.stat(path).st_size
+            freed = _space(os.stat(path))
             os.unlink(path)
         except FileNotFoundError:
             return 0
@@ -177,14 +187,32 @@ class BlobStore:
             if held:
                 yield held
 
-    def _remove_leftovers(self, age_s: float) -> None:
-        """What a crash left in ``tmp``. Younger files may belong to another process that is still writing."""
+    def names(self) -> Iterator[tuple[str, os.stat_result]]:
+        """The digest of every stored blob, and its file. Nothing is opened; names that are none of ours are
+        passed over."""
+        with os.scandir(self.root) as tops:
+            places = sorted(top.path for top in tops if len(top.name) == 2)
+        for place in places:
+            with contextlib.suppress(NotADirectoryError), os.scandir(place) as listing:
+                for entry in listing:
+                    if _DIGEST.fullmatch(entry.name):
+                        with contextlib.suppress(FileNotFoundError):
+                            yield entry.name, entry.stat(follow_symlinks=False)
+
+    def remove_leftovers(self, *, dry_run: bool = False, age_s: float = _LEFTOVER_SECONDS) -> tuple[int, int]:
+        """Removes what a crash left in ``tmp``; how many files and bytes that were. Younger files may belong
+        to another process that is still writing."""
         oldest = time.time() - age_s if age_s else float("inf")
+        count = freed = 0
         with os.scandir(self._temporary) as listing:
             for entry in listing:
                 with contextlib.suppress(OSError):
-                    if entry.stat(follow_symlinks=False).st_mtime < oldest:
-                        os.unlink(entry.path)
+                    found = entry.stat(follow_symlinks=False)
+                    if stat.S_ISREG(found.st_mode) and found.st_mtime < oldest:
+                        if not dry_run:
+                            os.unlink(entry.path)
+                        count, freed = count + 1, freed + found.st_blocks * 512
+        return count, freed
 
 
 class Batch:
@@ -214,6 +242,11 @@ class Batch:
 
     def __contains__(self, digest: str) -> bool:
         return digest in self._written
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """What has been written so far."""
+        return tuple(self._written)
 
     def put(self, digest: str, encoding: int, size: int, encoded: bytes) -> None:
         """One blob whose bytes are at hand. ``size`` is of the decoded bytes."""
@@ -352,6 +385,10 @@ class _Reader(io.RawIOBase):
     def close(self) -> None:
         self._pieces.close()
         super().close()
+
+
+def _space(status: os.stat_result) -> int:
+    return status.st_blocks * 512 or status.st_size
 
 
 def _read_header(digest: str, file: BinaryIO, stored: int) -> _Header:

@@ -102,6 +102,11 @@ class Unpacker:
         finally:
             self.abort()
 
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """What has arrived whole so far, and becomes visible with ``close``."""
+        return self._batch.digests
+
     def abort(self) -> None:
         """Forget everything; no file remains. Always allowed."""
         self._failed = True

@@ -121,7 +121,12 @@ class LocalEngine:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def capabilities(self) -> Capabilities:
-        return Capabilities(name="local", writes_in_place=True, isolation=self._worlds.sentence())
+        return Capabilities(
+            name="local",
+            writes_in_place=True,
+            isolation=self._worlds.sentence(),
+            contained=self._worlds.bubblewrap is not None,
+        )
 
     async def nodes(self) -> tuple[Node, ...]:
         now = time.monotonic()

@@ -24,11 +24,17 @@ def upgrade() -> None:
     op.add_column("attempts", sa.Column("started_us", sa.Integer))
     op.create_index("ix_jobs_waiting", "jobs", ["owner", "seq"], sqlite_where=sa.text("state = 'Pending'"))
     op.create_index("ix_jobs_deleted", "jobs", ["seq"], sqlite_where=sa.text("target = 'deleted'"))
+    # What nothing refers to any more is found by what would refer to it.
+    op.create_index("ix_blobs_digest", "blobs", ["digest"])
+    op.create_index("ix_snapshots_id", "snapshots", ["id"])
+    op.create_index("ix_jobs_snapshot", "jobs", ["snapshot"])
 
 
 def downgrade() -> None:
-    for name in ("ix_jobs_deleted", "ix_jobs_waiting"):
+    for name in ("ix_jobs_snapshot", "ix_jobs_deleted", "ix_jobs_waiting"):
         op.drop_index(name, "jobs")
+    op.drop_index("ix_snapshots_id", "snapshots")
+    op.drop_index("ix_blobs_digest", "blobs")
     for name in ("started_us", "reason", "state"):
         op.drop_column("attempts", name)
     for name in ("progress", "rerun_of", "source", "tags", "max_duration_s", "retries", "priority"):
