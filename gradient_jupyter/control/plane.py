@@ -18,7 +18,9 @@ import msgspec
 from gradient_jupyter.control.changes import Changes
 from gradient_jupyter.control.layout import Layout
 from gradient_jupyter.control.machines import Size
+from gradient_jupyter.control.outbound import Outbound, Rule
 from gradient_jupyter.control.reconcile import Reconciler
+from gradient_jupyter.control.visits import Visits
 from gradient_jupyter.engines.base import Engine
 from gradient_jupyter.resources.errors import NoSpace
 from gradient_jupyter.resources.snapshot import Manifest
@@ -41,6 +43,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """No upload is accepted and no run is started when less than this is free."""
     max_blob_bytes: int = 8 * 2**30
     max_pack_bytes: int = 16 * 2**30
+    outbound_allow: tuple[Rule, ...] = ()
+    """Where the server may go beside public addresses by https."""
+    outbound_ca_file: str | None = None
+    outbound_timeout_s: float = 300
+    outbound_max_bytes: int = 512 * 2**20
+    outbound_at_once: int = 4
 
 
 class Plane:
@@ -61,18 +69,29 @@ class Plane:
         self.changes = Changes()
         self.database = Database(layout.database, self.changes.published)
         self._files = ThreadPoolExecutor(4, "files")
+        self.visits = Visits(
+            layout.fetches,
+            blobs,
+            Outbound(settings.outbound_allow, ca_file=settings.outbound_ca_file),
+            most_bytes=settings.outbound_max_bytes,
+            timeout_s=settings.outbound_timeout_s,
+            at_once=settings.outbound_at_once,
+            reserve_bytes=settings.reserve_bytes,
+        )
         self.engine = make_engine(self)
         self.reconciler = Reconciler(self)
 
     async def start(self) -> None:
         """Starts what runs by itself, and takes up again whatever was not finished."""
         self.layout.datasets.mkdir(parents=True, exist_ok=True)
+        await self.on_files(self.visits.clear)
         self.database.start()
         await self.engine.start()
         await self.reconciler.start()
 
     async def close(self) -> None:
         """Stops acting. Tasks go on; the next start takes them up."""
+        await self.visits.close()
         await self.reconciler.close()
         await self.engine.close()
         await asyncio.to_thread(self._files.shutdown)

@@ -21,9 +21,24 @@ def upgrade() -> None:
     op.add_column("attempts", sa.Column("state", sa.String))
     op.add_column("attempts", sa.Column("reason", sa.Text))
     op.add_column("attempts", sa.Column("started_us", sa.Integer))
+    op.create_table(
+        "checkouts",
+        sa.Column("owner", sa.String, nullable=False),
+        sa.Column("source", sa.String, nullable=False),
+        sa.Column("snapshot", sa.String, nullable=False),
+        sa.Column("warnings", sa.Text, nullable=False),
+        sa.Column("created_us", sa.Integer, nullable=False),
+        sa.PrimaryKeyConstraint("owner", "source", name="pk_checkouts"),
+        sa.ForeignKeyConstraint(
+            ["owner", "snapshot"], ["snapshots.owner", "snapshots.id"], name="fk_checkouts_owner",
+            ondelete="CASCADE",
+        ),
+    )  # fmt: skip
+    op.create_index("ix_checkouts_owner", "checkouts", ["owner", "snapshot"])
 
 
 def downgrade() -> None:
+    op.drop_table("checkouts")
     for name in ("started_us", "reason", "state"):
         op.drop_column("attempts", name)
     for name in ("rerun_of", "source", "tags", "max_duration_s", "retries", "priority"):
