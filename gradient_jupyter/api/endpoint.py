@@ -19,6 +19,7 @@ import msgspec
 from tornado import httputil, iostream, web
 
 from gradient_jupyter.api.routes import Answer, Call, Host, Right, Route, Sink
+from gradient_jupyter.control import attempts, tokens
 from gradient_jupyter.control.access import Principal
 from gradient_jupyter.control.plane import Plane
 from gradient_jupyter.resources.base import new_id
@@ -70,18 +71,21 @@ class Door:
                     code="foreign-origin",
                 )
 
-    def principal(self, headers: httputil.HTTPHeaders) -> Principal:
-        """Whose token this is. Tokens travel in the header only."""
-        kind, _, token = headers.get("Authorization", "").partition(" ")
-        if kind.lower() not in ("bearer", "token") or not hmac.compare_digest(
-            token.strip().encode("utf-8", "surrogateescape"), self._token
-        ):
+    def principal(self, token: str) -> Principal:
+        """Whose token this is."""
+        if not hmac.compare_digest(token.encode("utf-8", "surrogateescape"), self._token):
             raise Unauthenticated(
                 "A token is needed: none was sent, or not this server's.",
                 next="Send Authorization: Bearer <token>; the client finds it by itself.",
                 code="no-token" if not token else "wrong-token",
             )
         return self._principal
+
+
+def bearer(headers: httputil.HTTPHeaders) -> str:
+    """The token. Tokens travel in this header only; empty when there is none."""
+    kind, _, token = headers.get("Authorization", "").partition(" ")
+    return token.strip() if kind.lower() in ("bearer", "token") else ""
 
 
 @web.stream_request_body
@@ -107,7 +111,7 @@ class Endpoint(web.RequestHandler):
     async def prepare(self) -> None:
         self.host.touch()
         try:
-            self._route, self._call = self._admit()
+            self._route, self._call = await self._admit()
             self._refuse_large(_declared(self.request.headers))
             if self._route.sink is not None:
                 # The sink sets its own, larger limits while it reads.
@@ -204,14 +208,16 @@ class Endpoint(web.RequestHandler):
 
     # The steps.
 
-    def _admit(self) -> tuple[Route, Call]:
+    async def _admit(self) -> tuple[Route, Call]:
         headers = self.request.headers
         self.door.check_host(headers)
         route = self.routes.get(self.request.method or "")
         if route is not None and route.right is Right.PUBLIC:
             principal = Principal(user_id="", name="anonymous")
+        elif (token := bearer(headers)).startswith(tokens.PREFIX):
+            principal = await attempts.principal(self.plane, token)
         else:
-            principal = self.door.principal(headers)
+            principal = self.door.principal(token)
         if not self.routes:
             raise NotFound(
                 "There is nothing at this address.",
@@ -223,11 +229,20 @@ class Endpoint(web.RequestHandler):
                 f"{self.request.method} does not exist here.",
                 next=f"Here are: {', '.join(sorted(self.routes))}.",
             )
+        path = {name: self.path_kwargs[name] for name in route.names}
+        if principal.attempt is not None and not (
+            route.from_inside and path.get("job_id") == principal.attempt[0]
+        ):
+            raise Forbidden(
+                "A running job's own token does not open this.",
+                next=f"It opens $GRADIENT_JOB_URL, the job {principal.attempt[0]} itself.",
+                code="attempt-token",
+            )
         call = Call(
             plane=self.plane,
             host=self.host,
             principal=principal,
-            path={name: self.path_kwargs[name] for name in route.names},
+            path=path,
             headers=headers,
             query=self._query(route),
         )

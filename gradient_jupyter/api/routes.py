@@ -101,6 +101,8 @@ class Route:
     """What it does is of no use to anybody once the caller has hung up: it is cancelled then."""
     media: str = "application/json"
     """The media type of the answer."""
+    from_inside: bool = False
+    """Also open to a running job, with its attempt's token, for itself: ``{job_id}`` must be its own."""
     headers: dict[str, str] = field(default_factory=dict)
     """Request headers it understands, with what they mean: for the document."""
 

@@ -6,7 +6,7 @@ import functools
 import os
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import click
 
@@ -42,6 +42,37 @@ def job_argument(command: Callable[..., Any]) -> Callable[..., Any]:
     return with_job
 
 
+class Duration(click.ParamType[float]):
+    """``90``, ``90s``, ``30m``, ``2h``, ``1h30m``, ``1d``: seconds as a number."""
+
+    name = "duration"
+    _UNITS: ClassVar[dict[str, int]] = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, (int, float)):
+            return float(value)
+        text = value.strip().lower()
+        parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
+        if re.fullmatch(r"\d+(?:\.\d+)?", text):
+            seconds = float(text)
+        elif parts and "".join(number + unit for number, unit in parts) == text:
+            seconds = sum(float(number) * self._UNITS[unit] for number, unit in parts)
+        else:
+            seconds = 0.0
+        if seconds <= 0:
+            self.fail(f"{value!r} is no duration: 90s, 30m, 2h, 1h30m, 1d.", param, ctx)
+        return seconds
+
+
+class Running(NamedTuple):
+    """How a job is to be run. None: as it is without saying so."""
+
+    priority: int | None
+    retries: int | None
+    max_duration_s: float | None
+    tags: tuple[str, ...] | None
+
+
 class Submission(NamedTuple):
     """What ``run`` and ``jobs create`` were asked to send."""
 
@@ -51,6 +82,58 @@ class Submission(NamedTuple):
     name: str | None
     machine_type: str | None
     env: dict[str, str]
+    running: Running
+
+
+def running_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How often, how long and how urgently. Passed on as ``running``."""
+
+    @click.option(
+        "--retries",
+        type=click.IntRange(0, 100),
+        metavar="N",
+        help="Start it again, up to N times, when it fails or is lost.  [0]",
+    )
+    @click.option(
+        "--maxDuration",
+        "--max-duration",
+        "max_duration_s",
+        type=Duration(),
+        metavar="TIME",
+        help="Stop an attempt that runs longer: 90s, 30m, 2h.  [no limit]",
+    )
+    @click.option(
+        "--priority",
+        type=click.IntRange(-100, 100),
+        metavar="N",
+        help="Before (or after) your other jobs that wait: -100 to 100.  [0]",
+    )
+    @click.option("--tag", "tags", metavar="TEXT", multiple=True, help="To find it again; repeatable.")
+    @functools.wraps(command)
+    def with_running(
+        *args: Any,
+        retries: int | None,
+        max_duration_s: float | None,
+        priority: int | None,
+        tags: tuple[str, ...],
+        **more: Any,
+    ) -> Any:
+        running = Running(priority, retries, max_duration_s, tags or None)
+        return command(*args, running=running, **more)
+
+    return with_running  # fmt: skip
+
+
+def env_option(command: F) -> F:
+    """``--env``, as pairs of a name and perhaps a value."""
+    return click.option(
+        "--env",
+        "-e",
+        "pairs",
+        metavar="NAME=VALUE",
+        multiple=True,
+        help="A variable for the job; repeatable.  NAME alone: as it is here.",
+    )(command)
 
 
 def submission_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -65,14 +148,8 @@ def submission_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option(
         "--workspace", metavar="PATH", default=".", help="The directory to send, or none.  [this directory]"
     )
-    @click.option(
-        "--env",
-        "-e",
-        "pairs",
-        metavar="NAME=VALUE",
-        multiple=True,
-        help="A variable for the job; repeatable.",
-    )
+    @env_option
+    @running_options
     @functools.wraps(command)
     def with_submission(
         *args: Any,
@@ -82,6 +159,7 @@ def submission_options(command: Callable[..., Any]) -> Callable[..., Any]:
         name: str | None,
         workspace: str,
         pairs: tuple[str, ...],
+        running: Running,
         **more: Any,
     ) -> Any:
         if project is not None and project_id is not None:
@@ -95,14 +173,15 @@ def submission_options(command: Callable[..., Any]) -> Callable[..., Any]:
             project_id=project_id,
             name=name,
             machine_type=machine_type,
-            env=_environment(pairs),
+            env=environment(pairs),
+            running=running,
         )
         return command(*args, submission=submission, **more)
 
     return with_submission
 
 
-def _environment(pairs: tuple[str, ...]) -> dict[str, str]:
+def environment(pairs: tuple[str, ...]) -> dict[str, str]:
     variables: dict[str, str] = {}
     for pair in pairs:
         name, given, value = pair.partition("=")

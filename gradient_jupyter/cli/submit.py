@@ -22,18 +22,23 @@ def submit(
 
             return sheet(client, submission, as_json=as_json)
         job = _create(client, command, submission, quiet=as_json)
-        if not follow:
-            if as_json:
-                print_json(job.record)
-            else:
-                waits = f"  {why(job.record)}" if why(job.record) else ""
-                note(step("◷", "dim", "created", f"{title(job.record)}{waits}"))
-                say(job.id)
-            return 0
-        Follower(all_to_stderr=as_json).to_the_end(job)
+        return accepted(job, follow=follow, as_json=as_json)
+
+
+def accepted(job: Job, *, follow: bool, as_json: bool) -> int:
+    """There is a job: says so, or stays with it to its end. Returns the exit code."""
+    if not follow:
         if as_json:
             print_json(job.record)
-        return exit_code(job.record)
+        else:
+            waits = f"  {why(job.record)}" if why(job.record) else ""
+            note(step("◷", "dim", "created", f"{title(job.record)}{waits}"))
+            say(job.id)
+        return 0
+    Follower(all_to_stderr=as_json).to_the_end(job)
+    if as_json:
+        print_json(job.record)
+    return exit_code(job.record)
 
 
 def _create(client: Client, command: tuple[str, ...], submission: Submission, *, quiet: bool) -> Job:
@@ -66,6 +71,10 @@ def _create(client: Client, command: tuple[str, ...], submission: Submission, *,
             name=submission.name,
             machine_type=submission.machine_type,
             env=submission.env,
+            retries=submission.running.retries or 0,
+            max_duration=submission.running.max_duration_s,
+            priority=submission.running.priority or 0,
+            tags=submission.running.tags or (),
             on_progress=show,
         )
     except KeyboardInterrupt:

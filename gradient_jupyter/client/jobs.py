@@ -10,6 +10,7 @@ import secrets
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
@@ -25,6 +26,7 @@ from gradient_jupyter.resources import job as wire
 from gradient_jupyter.resources.errors import InvalidRequest
 from gradient_jupyter.resources.event import Action, Event
 from gradient_jupyter.resources.job import State
+from gradient_jupyter.resources.page import Attempts
 from gradient_jupyter.resources.page import Jobs as Page
 from gradient_jupyter.resources.snapshot import EMPTY_TREE
 from gradient_jupyter.workspace.preflight import Preflight
@@ -48,6 +50,10 @@ class Jobs:
         name: str | None = None,
         machine_type: str | None = None,
         env: Mapping[str, str] | None = None,
+        retries: int = 0,
+        max_duration: float | timedelta | None = None,
+        priority: int = 0,
+        tags: Sequence[str] = (),
         on_progress: Callable[[upload.Progress], None] | None = None,
     ) -> Job:
         """Sends ``workspace`` (None: no files) and asks for ``command`` to be run in a copy of it.
@@ -55,10 +61,11 @@ class Jobs:
         ``command`` is an argument vector that no shell looks at; a string is split into one as a shell
         would. Without a project it is the directory's own: ``.ps_project/config.json``, else its name.
         Returns as soon as the job is accepted.
+
+        ``retries``: how often it is started again when it fails or is lost. ``max_duration`` (seconds): how
+        long an attempt may run. ``priority`` orders your own jobs that wait; higher goes first.
         """
-        words = tuple(shlex.split(command) if isinstance(command, str) else map(os.fspath, command))
-        if not words:
-            raise InvalidRequest("A job needs a command.", next='For example: ["python", "train.py"].')
+        words = _words(command)
         if project is not None and project_id is not None:
             raise InvalidRequest("A job belongs to one project: give its name or its id, not both.")
         scanned = None if workspace is None else upload.read(Path(workspace), on_progress)
@@ -73,6 +80,10 @@ class Jobs:
             machine_type=machine_type,
             host=host_environment(),
             env=dict(env or {}),
+            retries=retries,
+            max_duration_s=_seconds(max_duration),
+            priority=priority,
+            tags=tuple(tags),
         )
         self._check(request)
         if scanned is None:
@@ -97,7 +108,12 @@ class Jobs:
         return Job(self._transport, self._transport.request("GET", _path(job_id), wire.Job))
 
     def list(
-        self, *, project_id: str | None = None, state: State | str | None = None, limit: int | None = None
+        self,
+        *,
+        project_id: str | None = None,
+        state: State | str | None = None,
+        tag: str | None = None,
+        limit: int | None = None,
     ) -> Iterator[Job]:
         """Jobs, newest first, read page by page as they are asked for; at most ``limit`` of them."""
         cursor, left = None, limit
@@ -105,6 +121,7 @@ class Jobs:
             query = {
                 "project_id": project_id,
                 "state": state,
+                "tag": tag,
                 "limit": min(_PAGE, left or _PAGE),
                 "cursor": cursor,
             }
@@ -196,9 +213,12 @@ class Job:
     def has_been(self, state: State) -> bool:
         return self.state is state or any(moment.state is state for moment in self.record.history)
 
-    def logs(self, follow: bool = False) -> Iterator[LogLine]:
-        """The log so far; with ``follow`` until the job is final, whatever happens to the connection."""
-        return logs.read(self._transport, self.id, follow_it=follow, on_job=self._heard)
+    def logs(self, follow: bool = False, attempt: int | None = None) -> Iterator[LogLine]:
+        """The log so far; with ``follow`` until the job is final, whatever happens to the connection.
+
+        It is the log of the job's newest attempt, or of the ``attempt`` that is named.
+        """
+        return logs.read(self._transport, self.id, follow_it=follow, attempt=attempt, on_job=self._heard)
 
     def watch(self, on_change: Callable[[Job], None]) -> Iterator[LogLine]:
         """As ``logs(follow=True)``; ``on_change`` is called between the lines when the job has changed."""
@@ -208,6 +228,65 @@ class Job:
             on_change(self)
 
         return logs.read(self._transport, self.id, follow_it=True, on_job=heard)
+
+    def rerun(
+        self,
+        command: Sequence[str] | str | None = None,
+        *,
+        project: str | None = None,
+        project_id: str | None = None,
+        name: str | None = None,
+        machine_type: str | None = None,
+        env: Mapping[str, str] | None = None,
+        unset: Sequence[str] = (),
+        retries: int | None = None,
+        max_duration: float | timedelta | None = None,
+        priority: int | None = None,
+        tags: Sequence[str] | None = None,
+    ) -> Job:
+        """The same files once more, as a new job; what is not given is as it was.
+
+        ``env`` is laid over the old variables, those in ``unset`` are taken away. On engines that run where
+        you are, the new job has the Python of this process.
+        """
+        request = wire.RerunJob(
+            command=None if command is None else _words(command),
+            project=project,
+            project_id=project_id,
+            name=name,
+            machine_type=machine_type,
+            host=host_environment(),
+            env=dict(env or {}),
+            unset=tuple(unset),
+            retries=retries,
+            max_duration_s=_seconds(max_duration),
+            priority=priority,
+            tags=None if tags is None else tuple(tags),
+        )
+        check_request(request)
+        record = self._transport.request(
+            "POST",
+            _path(self.id) + "/rerun",
+            wire.Job,
+            body=request,
+            headers={"Idempotency-Key": secrets.token_urlsafe(24)},
+            repeatable=True,
+        )
+        return Job(self._transport, record)
+
+    def attempts(self) -> list[wire.Attempt]:
+        """Every run of its command, oldest first: when, how it ended, and why."""
+        return [*self._transport.request("GET", _path(self.id) + "/attempts", Attempts).items]
+
+    def update(
+        self, *, name: str | None = None, tags: Sequence[str] | None = None, priority: int | None = None
+    ) -> Job:
+        """Changes its name or its tags, or its priority while it waits."""
+        changes = wire.UpdateJob(name=name, tags=None if tags is None else tuple(tags), priority=priority)
+        check_request(changes)
+        return self._heard(
+            self._transport.request("PATCH", _path(self.id), wire.Job, body=changes, repeatable=True)
+        )
 
     def stop(self) -> Job:
         """Asks for its end. It is over when ``wait()`` says so; stopping what is final changes nothing."""
@@ -229,6 +308,17 @@ class Job:
         return (
             f"<Job {record.id} {record.name!r} #{record.number} of {record.project!r}: {record.state}{ended}>"
         )
+
+
+def _words(command: Sequence[str] | str) -> tuple[str, ...]:
+    words = tuple(shlex.split(command) if isinstance(command, str) else map(os.fspath, command))
+    if not words:
+        raise InvalidRequest("A job needs a command.", next='For example: ["python", "train.py"].')
+    return words
+
+
+def _seconds(duration: float | timedelta | None) -> float | None:
+    return duration.total_seconds() if isinstance(duration, timedelta) else duration
 
 
 def _path(job_id: str) -> str:

@@ -20,6 +20,8 @@ class Principal:
     user_id: str
     name: str
     groups: tuple[str, ...] = ()
+    attempt: tuple[str, int] | None = None
+    """Job and attempt, when it is not the person who asks but a run of theirs."""
 
     @property
     def owner(self) -> str:

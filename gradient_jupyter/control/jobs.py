@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import msgspec
 from sqlalchemy import Connection
 
@@ -11,15 +14,26 @@ from gradient_jupyter.control.machines import WHOLE_HOST, Size
 from gradient_jupyter.control.plane import Plane, job_name
 from gradient_jupyter.resources.base import new_id, now_us
 from gradient_jupyter.resources.errors import Conflict, InvalidRequest, NotFound
-from gradient_jupyter.resources.job import CreateJob, Job, Moment, Phase, State, Target
+from gradient_jupyter.resources.job import (
+    CreateJob,
+    Job,
+    Moment,
+    Phase,
+    RerunJob,
+    State,
+    Target,
+    UpdateJob,
+)
 from gradient_jupyter.resources.machine_type import MachineType
 from gradient_jupyter.resources.owner import Role
-from gradient_jupyter.resources.page import JobQuery, Jobs
+from gradient_jupyter.resources.page import Attempts, JobQuery, Jobs
 from gradient_jupyter.resources.project import Project
 from gradient_jupyter.store import jobs as rows
 from gradient_jupyter.store import ledger
 from gradient_jupyter.store import projects as project_rows
 from gradient_jupyter.store import snapshots as snapshot_rows
+
+T = TypeVar("T")
 
 
 async def machine_types(plane: Plane) -> tuple[MachineType, ...]:
@@ -30,6 +44,45 @@ async def machine_types(plane: Plane) -> tuple[MachineType, ...]:
 async def submit(plane: Plane, principal: Principal, request: CreateJob, idempotency_key: str | None) -> Job:
     """Stores the job. Returns when it is durable; the same key never makes a second one."""
     machine_type = await _check_machine(plane, request.machine_type)
+
+    def check(connection: Connection) -> CreateJob:
+        if snapshot_rows.get(connection, principal.owner, request.snapshot) is None:
+            raise NotFound(
+                f"There is no snapshot {request.snapshot!r}.",
+                next="Send the directory first (POST /snapshots).",
+                code="no-such-snapshot",
+            )
+        return request
+
+    return await _create(plane, principal, check, machine_type, idempotency_key)
+
+
+async def rerun(
+    plane: Plane, principal: Principal, job_id: str, changes: RerunJob, idempotency_key: str | None
+) -> Job:
+    """The same files and, where ``changes`` says nothing else, the same command once more, as a new job."""
+    source = await plane.database.read(
+        lambda connection: access.job(connection, principal, job_id, Role.MEMBER)
+    )
+    machine_type = await _check_machine(plane, changes.machine_type or source.machine_type)
+    request = _repeated(source, changes)
+
+    def check(connection: Connection) -> CreateJob:
+        # Its files are kept as long as it is; whoever may run the job may have them run.
+        access.job(connection, principal, job_id, Role.MEMBER)
+        return request
+
+    return await _create(plane, principal, check, machine_type, idempotency_key, rerun_of=job_id)
+
+
+async def _create(
+    plane: Plane,
+    principal: Principal,
+    check: Callable[[Connection], CreateJob],
+    machine_type: str,
+    idempotency_key: str | None,
+    rerun_of: str | None = None,
+) -> Job:
     plane.check_space()
 
     def work(connection: Connection) -> tuple[Job, bool]:
@@ -37,13 +90,8 @@ async def submit(plane: Plane, principal: Principal, request: CreateJob, idempot
             found := rows.by_idempotency_key(connection, principal.owner, idempotency_key)
         ):
             return found, False
+        request = check(connection)
         project = _project(connection, principal, request)
-        if snapshot_rows.get(connection, principal.owner, request.snapshot) is None:
-            raise NotFound(
-                f"There is no snapshot {request.snapshot!r}.",
-                next="Send the directory first (POST /snapshots).",
-                code="no-such-snapshot",
-            )
         created = now_us()
         job = Job(
             id=new_id("j"), name=request.name or job_name(request.command), project_id=project.id,
@@ -53,6 +101,7 @@ async def submit(plane: Plane, principal: Principal, request: CreateJob, idempot
             target=Target.RUN, created_us=created, env=request.env, host=request.host,
             priority=request.priority, retries=request.retries, max_duration_s=request.max_duration_s,
             tags=tuple(dict.fromkeys(request.tags)), source=request.source,
+            rerun_of=rerun_of,
             history=(Moment(state=State.PENDING, phase=Phase.QUEUED, time_us=created),),
         )  # fmt: skip
         rows.create(connection, job, idempotency_key)
@@ -72,12 +121,46 @@ async def get(plane: Plane, principal: Principal, job_id: str) -> Job:
 async def page(plane: Plane, principal: Principal, query: JobQuery, before: int | None) -> Jobs:
     items, following = await plane.database.read(
         lambda connection: rows.page(
-            connection, principal.all, query.limit, before, query.project_id, query.state
+            connection, principal.all, query.limit, before, query.project_id, query.state, query.tag
         )
     )
     return Jobs(
         items=tuple(await _explained(plane, items)), next=None if following is None else str(following)
     )
+
+
+async def attempts(plane: Plane, principal: Principal, job_id: str) -> Attempts:
+    """Every run of its command, oldest first."""
+
+    def work(connection: Connection) -> Attempts:
+        access.job(connection, principal, job_id, Role.VIEWER)
+        return Attempts(items=tuple(rows.list_attempts(connection, job_id)))
+
+    return await plane.database.read(work)
+
+
+async def update(plane: Plane, principal: Principal, job_id: str, changes: UpdateJob) -> Job:
+    """Name and tags of any job; the priority of one that waits."""
+
+    def work(connection: Connection) -> Job:
+        job = access.job(connection, principal, job_id, Role.MEMBER)
+        values: dict[str, Any] = {}
+        if changes.name is not None:
+            values["name"] = changes.name
+        if changes.tags is not None:
+            values["tags"] = tuple(dict.fromkeys(changes.tags))
+        if changes.priority is not None and changes.priority != job.priority:
+            if job.state is not State.PENDING:
+                raise Conflict(
+                    f"The job {job_id} waits no more ({job.state}), so a priority changes nothing.",
+                    code="job-not-waiting",
+                )
+            values["priority"] = changes.priority
+        return rows.change(connection, job, **values) if values else job
+
+    job = await plane.database.write(work)
+    plane.reconciler.look_at_queue()
+    return (await _explained(plane, [job]))[0]
 
 
 async def stop(plane: Plane, principal: Principal, job_id: str) -> Job:
@@ -100,6 +183,23 @@ async def _aim(plane: Plane, principal: Principal, job_id: str, target: Target, 
     job = await plane.database.write(work)
     plane.reconciler.look_at(job_id)
     return job
+
+
+def _repeated(source: Job, changes: RerunJob) -> CreateJob:
+    def chosen(new: T | None, old: T) -> T:
+        return old if new is None else new
+
+    env = {name: value for name, value in source.env.items() if name not in changes.unset} | changes.env
+    elsewhere = changes.project is not None
+    return CreateJob(
+        command=chosen(changes.command, source.command), snapshot=source.snapshot, project=changes.project,
+        project_id=changes.project_id or (None if elsewhere else source.project_id),
+        name=changes.name or (job_name(changes.command) if changes.command else source.name),
+        machine_type=changes.machine_type or source.machine_type, host=changes.host or source.host, env=env,
+        priority=chosen(changes.priority, source.priority), retries=chosen(changes.retries, source.retries),
+        max_duration_s=changes.max_duration_s or source.max_duration_s,
+        tags=chosen(changes.tags, source.tags), source=source.source,
+    )  # fmt: skip
 
 
 def _project(connection: Connection, principal: Principal, request: CreateJob) -> Project:
@@ -148,7 +248,7 @@ async def _check_machine(plane: Plane, wanted: str | None) -> str:
 
 async def _explained(plane: Plane, jobs: list[Job]) -> list[Job]:
     """Tells each waiting job why it waits. Read anew each time: the answer moves with the queue."""
-    if not any(job.state is State.PENDING and job.target is Target.RUN for job in jobs):
+    if not any(job.phase is Phase.QUEUED and job.target is Target.RUN for job in jobs):
         return jobs
     sizes = await _sizes(plane)
     running = await plane.database.read(_running)
@@ -156,7 +256,7 @@ async def _explained(plane: Plane, jobs: list[Job]) -> list[Job]:
         msgspec.structs.replace(
             job, reason=queue.explain(job, sizes, [each for each in running if each != job.id])
         )
-        if job.state is State.PENDING and job.target is Target.RUN
+        if job.phase is Phase.QUEUED and job.target is Target.RUN
         else job
         for job in jobs
     ]

@@ -35,6 +35,11 @@ class Layout:
     def lock(self) -> Path:
         return self.root / "lock"
 
+    @property
+    def port(self) -> Path:
+        """The port of the last server: jobs that outlived it know no other."""
+        return self.root / "port"
+
     def job(self, job_id: str) -> Path:
         return self.root / "jobs" / job_id
 

@@ -19,7 +19,9 @@ from gradient_jupyter.control.changes import Changes
 from gradient_jupyter.control.layout import Layout
 from gradient_jupyter.control.machines import Size
 from gradient_jupyter.control.outbound import Outbound, Rule
+from gradient_jupyter.control.progress import Reports
 from gradient_jupyter.control.reconcile import Reconciler
+from gradient_jupyter.control.tokens import Tokens
 from gradient_jupyter.control.visits import Visits
 from gradient_jupyter.engines.base import Engine
 from gradient_jupyter.resources.errors import NoSpace
@@ -52,7 +54,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plane:
-    """``engine`` is made by the caller, who also gives it ``unpack``."""
+    """``engine`` is made by the caller, who also gives it ``unpack``. ``key`` is what the tokens of runs are
+    made from, ``callback_url`` where a run reaches this server's API."""
 
     def __init__(
         self,
@@ -61,11 +64,15 @@ class Plane:
         settings: Settings,
         blobs: BlobStore,
         make_engine: Callable[[Plane], Engine],
+        key: bytes,
+        callback_url: str,
     ) -> None:
         self.layout = layout
         self.install = install
         self.settings = settings
         self.blobs = blobs
+        self.callback_url = callback_url
+        self.tokens = Tokens(key)
         self.changes = Changes()
         self.database = Database(layout.database, self.changes.published)
         self._files = ThreadPoolExecutor(4, "files")
@@ -79,6 +86,7 @@ class Plane:
             reserve_bytes=settings.reserve_bytes,
         )
         self.engine = make_engine(self)
+        self.reports = Reports(self.database)
         self.reconciler = Reconciler(self)
 
     async def start(self) -> None:
@@ -92,6 +100,7 @@ class Plane:
     async def close(self) -> None:
         """Stops acting. Tasks go on; the next start takes them up."""
         await self.visits.close()
+        await self.reports.close()
         await self.reconciler.close()
         await self.engine.close()
         await asyncio.to_thread(self._files.shutdown)

@@ -19,7 +19,18 @@ from sqlalchemy import Connection
 
 from gradient_jupyter.control import machines, queue, tasks
 from gradient_jupyter.control.collect import collect
-from gradient_jupyter.control.plan import Action, Conclude, Ensure, Erase, Note, Remove, Stop, plan
+from gradient_jupyter.control.plan import (
+    Action,
+    Conclude,
+    Ensure,
+    Erase,
+    Note,
+    Remove,
+    Requeue,
+    Retry,
+    Stop,
+    plan,
+)
 from gradient_jupyter.control.queue import Placement
 from gradient_jupyter.control.workqueue import WorkQueue
 from gradient_jupyter.engines.base import Conflict, HintKind, Observation, Rejected, Unreachable
@@ -141,6 +152,12 @@ class Reconciler:
                 if action.kill and seen is not None:
                     await engine.stop(key, 0)
                 await self._conclude(job, action)
+            case Retry():
+                if action.end.kill and seen is not None:
+                    await engine.stop(key, 0)
+                await self._retry(job, action.end)
+            case Requeue():
+                await self._requeue(job)
             case Remove():
                 await engine.remove(key)
             case Erase():
@@ -152,7 +169,11 @@ class Reconciler:
         plane = self._plane
         claim = await plane.database.read(lambda connection: ledger.of(connection, job.id, job.attempt))
         assert claim is not None, "placing an attempt stores its claim in the same transaction"
-        task = tasks.task(plane.layout, plane.install, job, claim)
+        home = {
+            "GRADIENT_JOB_URL": f"{plane.callback_url}/jobs/{job.id}",
+            "GRADIENT_JOB_TOKEN": plane.tokens.of(job.id, job.attempt),
+        }
+        task = tasks.task(plane.layout, plane.install, job, claim, home)
         try:
             plane.check_space()
             await plane.on_files(_make_directories, task.directory / "artifacts", task.storage)
@@ -197,7 +218,7 @@ class Reconciler:
         """Collects first, then makes the job final and frees its machine in one transaction."""
         collected: list[Artifact] = []
         warnings: list[str] = []
-        if job.attempt:
+        if job.attempt and job.state is not State.PENDING:
             if job.state is State.RUNNING and job.phase is not Phase.COLLECTING:
                 await self._note(job, Note(State.RUNNING, Phase.COLLECTING, job.started_us))
             directory = self._plane.layout.attempt(job.id, job.attempt) / "artifacts"
@@ -220,9 +241,45 @@ class Reconciler:
                 **values,
             )
             rows.add_artifacts(connection, job.id, collected)
-            if job.attempt:
-                rows.end_attempt(connection, job.id, job.attempt, end.exit_code)
-                ledger.release(connection, job.id, job.attempt)
+            if job.attempt and job.state is not State.PENDING:
+                _end_attempt(connection, fresh, end)
+
+        await self._plane.database.write(work)
+        self.look_at_queue()
+
+    async def _retry(self, job: Job, end: Conclude) -> None:
+        """The attempt is over and counts for nothing. Its machine is free; the next waits until the engine
+        has forgotten it, so that never two of one job can run."""
+        assert end.reason is not None
+        reason = Reason(
+            code="retry",
+            message=f"Attempt {job.attempt} of at most {job.retries + 1}: {end.reason.message}",
+            next="The next attempt starts as soon as a machine is free.",
+        )
+
+        def work(connection: Connection) -> None:
+            fresh = rows.find(connection, job.id)
+            if fresh is None or fresh.final or fresh.attempt != job.attempt or fresh.state is State.PENDING:
+                return
+            if fresh.target is not Target.RUN:
+                return  # a person was quicker: the next look concludes it
+            _end_attempt(connection, fresh, end)
+            rows.change(
+                connection, fresh, state=State.PENDING, phase=Phase.RETRYING, reason=reason, started_us=None,
+                progress=None,
+            )  # fmt: skip
+
+        await self._plane.database.write(work)
+        self.look_at_queue()
+
+    async def _requeue(self, job: Job) -> None:
+        artifacts = self._plane.layout.attempt(job.id, job.attempt) / "artifacts"
+        await self._plane.on_files(remove_tree, artifacts)
+
+        def work(connection: Connection) -> None:
+            fresh = rows.find(connection, job.id)
+            if fresh is not None and fresh.phase is Phase.RETRYING and fresh.attempt == job.attempt:
+                rows.change(connection, fresh, phase=Phase.QUEUED)
 
         await self._plane.database.write(work)
         self.look_at_queue()
@@ -249,7 +306,7 @@ class Reconciler:
     def _claim(self, connection: Connection, placement: Placement, engine: str) -> bool:
         """Intent before effect: attempt, claim and key stand in the store before the engine hears of it."""
         job = rows.find(connection, placement.job_id)
-        if job is None or job.state is not State.PENDING or job.target is not Target.RUN:
+        if job is None or job.phase is not Phase.QUEUED or job.target is not Target.RUN:
             return False
         attempt = job.attempt + 1
         rows.change(
@@ -323,6 +380,15 @@ class Reconciler:
             except Exception as error:
                 log.warning("hints: %s; again in %.0f s", error, _REWATCH_S)
                 await asyncio.sleep(_REWATCH_S)
+
+
+def _end_attempt(connection: Connection, job: Job, end: Conclude) -> None:
+    """Its end, and its machine given back: the engine has been seen to be done with it."""
+    started_us = end.started_us if end.started_us is not None else job.started_us
+    rows.end_attempt(
+        connection, job, end.state, end.reason, end.exit_code, started_us, end.ended_us or now_us()
+    )
+    ledger.release(connection, job.id, job.attempt)
 
 
 def _make_directories(*paths: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import secrets
 from pathlib import Path
 
 import msgspec
@@ -48,6 +49,27 @@ def claim(root: Path, lock: Path) -> int:
     os.ftruncate(fd, 0)
     os.pwrite(fd, str(os.getpid()).encode(), 0)
     return fd
+
+
+def key(path: Path) -> bytes:
+    """32 secret bytes of this installation's, made once. Outside the data root, so that a copy of the data is
+    no key to what runs. One that was lost is made anew: tokens made from the old one are refused."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with contextlib.suppress(FileNotFoundError):
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with os.fdopen(fd, "rb") as file:
+            if len(found := file.read(33)) == 32:
+                return found
+    made = secrets.token_bytes(32)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.unlink(missing_ok=True)
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(made)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+    return made
 
 
 def publish(path: Path, runtime: Runtime) -> None:

@@ -220,14 +220,21 @@ class Solo:
         layout, program = self._layout, self._program
         # The port first: whoever waits for it is told at once when it cannot be had.
         try:
-            sockets = bind_sockets(program.port, "127.0.0.1", socket.AF_INET)
+            sockets = _listen(program.port, layout.port)
         except OSError as error:
             raise CannotStart(
                 f"The port {program.port} cannot be had: {error.strerror}. Take another (--port)."
             ) from error
         port = sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
-        plane = Plane(layout, self._install, program.settings(), BlobStore(layout.blobs), self._local_engine)
+        try:
+            key = claimed.key(config_root() / "keys" / self._install)
+        except OSError as error:
+            raise CannotStart(f"This server's key cannot be read or made: {error}.") from error
+        plane = Plane(
+            layout, self._install, program.settings(), BlobStore(layout.blobs), self._local_engine, key,
+            f"{self.url}/api/{API}",
+        )  # fmt: skip
         try:
             await plane.start()
         except Unreachable as error:
@@ -295,6 +302,18 @@ class Solo:
             elif time.monotonic() - self._needed >= idle_s:
                 log.info("nothing ran and nobody asked for %.0f s", idle_s)
                 return
+
+
+def _listen(port: int, last: Path) -> list[socket.socket]:
+    """The sockets on loopback. Without a port of its own, the one it had ``last``, for the jobs that know it;
+    else any."""
+    if not port:
+        with contextlib.suppress(OSError, ValueError):
+            return bind_sockets(int(last.read_text()), "127.0.0.1", socket.AF_INET)
+    sockets = bind_sockets(port, "127.0.0.1", socket.AF_INET)
+    with contextlib.suppress(OSError):  # a full disk: then jobs that run do not find the next server
+        last.write_text(str(sockets[0].getsockname()[1]))
+    return sockets
 
 
 def _login() -> str:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Select, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Select, delete, exists, func, insert, select, update
 from sqlalchemy.engine import Row
 
 from gradient_jupyter.resources.artifact import Artifact
@@ -18,10 +18,12 @@ from gradient_jupyter.resources.base import now_us
 from gradient_jupyter.resources.event import Action
 from gradient_jupyter.resources.job import (
     TRANSITIONS,
+    Attempt,
     HostEnvironment,
     Job,
     Moment,
     Phase,
+    Progress,
     Reason,
     State,
     Target,
@@ -31,6 +33,11 @@ from gradient_jupyter.store.projects import visible
 from gradient_jupyter.store.tables import artifacts, attempts, jobs, projects
 
 FINAL = tuple(state.value for state in State if state.final)
+
+
+#: What a person may still change of a job that has ended: nothing of what it did.
+_ALSO_WHEN_FINAL = frozenset({"target", "tags", "name"})
+_JSON_COLUMNS = frozenset({"reason", "warnings", "tags", "progress"})
 
 
 class Waiting(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,6 +87,7 @@ def page(
     before: int | None,
     project_id: str | None,
     state: State | None,
+    tag: str | None = None,
 ) -> tuple[list[Job], int | None]:
     """Newest first, and the cursor of what follows."""
     query = _select().where(visible(principals)).order_by(jobs.c.seq.desc()).limit(limit + 1)
@@ -89,6 +97,9 @@ def page(
         query = query.where(jobs.c.project_id == project_id)
     if state is not None:
         query = query.where(jobs.c.state == state)
+    if tag is not None:
+        tags = func.json_each(jobs.c.tags).table_valued("value")
+        query = query.where(exists().select_from(tags).where(tags.c.value == tag))
     rows = connection.execute(query).all()
     following = rows[limit - 1].seq if len(rows) > limit else None
     return [_job(row) for row in rows[:limit]], following
@@ -98,7 +109,7 @@ def waiting(connection: Connection) -> list[Waiting]:
     """The jobs that wait for a machine, in the order in which they came."""
     query = (
         select(jobs.c.id, jobs.c.machine_type)
-        .where(jobs.c.state == State.PENDING, jobs.c.target == Target.RUN)
+        .where(jobs.c.state == State.PENDING, jobs.c.phase == Phase.QUEUED, jobs.c.target == Target.RUN)
         .order_by(jobs.c.seq)
     )
     return [Waiting(job_id=row.id, machine_type=row.machine_type) for row in connection.execute(query)]
@@ -140,7 +151,7 @@ def change(
     state = state or job.state
     if state is not job.state and state not in TRANSITIONS[job.state]:
         raise IllegalTransition(f"{job.id}: {job.state} -> {state}")
-    if job.final and values.keys() - {"target"}:
+    if job.final and values.keys() - _ALSO_WHEN_FINAL:
         raise IllegalTransition(f"{job.id} is final: {sorted(values)}")
     phase = phase or job.phase
     history = job.history
@@ -149,7 +160,7 @@ def change(
     changed = msgspec.structs.replace(job, state=state, phase=phase, history=history, **values)
     columns: dict[str, Any] = {"state": state, "phase": phase, "history": _json(history)}
     for name, value in values.items():
-        if name in ("reason", "warnings"):
+        if name in _JSON_COLUMNS:
             columns[name] = None if value is None else _json(value)
         else:
             columns[name] = value
@@ -169,12 +180,37 @@ def begin_attempt(connection: Connection, job_id: str, attempt: int, key: str, e
     )
 
 
-def end_attempt(connection: Connection, job_id: str, attempt: int, exit_code: int | None) -> None:
+def end_attempt(
+    connection: Connection,
+    job: Job,
+    state: State,
+    reason: Reason | None,
+    exit_code: int | None,
+    started_us: int | None,
+    ended_us: int,
+) -> None:
+    """How the job's current attempt ended."""
     connection.execute(
         update(attempts)
-        .where(attempts.c.job_id == job_id, attempts.c.attempt == attempt)
-        .values(ended_us=now_us(), exit_code=exit_code)
-    )
+        .where(attempts.c.job_id == job.id, attempts.c.attempt == job.attempt)
+        .values(
+            ended_us=ended_us, exit_code=exit_code, state=state, started_us=started_us,
+            reason=None if reason is None else _json(reason),
+        )
+    )  # fmt: skip
+
+
+def list_attempts(connection: Connection, job_id: str) -> list[Attempt]:
+    """Oldest first."""
+    query = select(attempts).where(attempts.c.job_id == job_id).order_by(attempts.c.attempt)
+    return [
+        Attempt(
+            attempt=row.attempt, created_us=row.created_us, started_us=row.started_us, ended_us=row.ended_us,
+            exit_code=row.exit_code, state=State(row.state) if row.state else None,
+            reason=msgspec.json.decode(row.reason, type=Reason) if row.reason else None,
+        )
+        for row in connection.execute(query)
+    ]  # fmt: skip
 
 
 def job_of_key(connection: Connection, key: str) -> str | None:
@@ -246,6 +282,7 @@ def _job(row: Row[Any]) -> Job:
         host=decode(row.host, type=HostEnvironment) if row.host else None,
         priority=row.priority, retries=row.retries, max_duration_s=row.max_duration_s,
         tags=decode(row.tags, type=tuple[str, ...]), source=row.source, rerun_of=row.rerun_of,
+        progress=decode(row.progress, type=Progress) if row.progress else None,
         warnings=decode(row.warnings, type=tuple[str, ...]),
         history=decode(row.history, type=tuple[Moment, ...]),
     )  # fmt: skip

@@ -130,6 +130,7 @@ jobs = Table(
     Column("tags", Text, nullable=False, server_default="[]"),
     Column("source", String, nullable=False, server_default=""),
     Column("rerun_of", String),
+    Column("progress", Text),
     UniqueConstraint("owner", "idempotency_key"),
     Index(None, "project_id", "seq"),
     Index(None, "state", "seq"),

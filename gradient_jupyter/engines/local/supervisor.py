@@ -63,6 +63,7 @@ class World:
         self.prefix: list[str] = job["prefix"]
         self.view = command.View([(a, b) for a, b in job["mounts"]], job["inside"])
         self.notices: list[str] = job["notices"]
+        self.max_duration_s: float | None = job.get("max_duration_s")
         self.ready: int = job["ready"]
         self.wake = wake
         """Where signals arrive as bytes."""
@@ -90,6 +91,8 @@ class Run:
         self._ended_at = 0.0
         self._childless = False
         self.stopped = False
+        self._overdue = False
+        """It was ended because it ran longer than it may."""
         self._stop_seen = ""
         self._ooms = endings.oom_kills()
 
@@ -107,6 +110,8 @@ class Run:
         status_r, status_w = _pipe() if world.prefix else (-1, -1)
         self.started_us = started_us
         self._started_at = time.monotonic()
+        limit_s = world.max_duration_s
+        self._limit_at = None if limit_s is None else self._started_at + limit_s
         self._myself = os.getpid()
         self._main = os.fork()
         if not self._main:
@@ -176,7 +181,13 @@ class Run:
                 self._tree.press()
                 self._reap()
                 next_tick = now + (TICK_S if now < self._tree.deadline else TICK_S / 5)
+            if self._is_overdue(now):
+                self._overdue = True
+                self._tree.end_by(now + SIGNALLED_GRACE_S)
+                continue
             until = next_stop if self._tree.deadline is None else min(next_stop, next_tick)
+            if self._limit_at is not None and not self._overdue:
+                until = min(until, max(self._limit_at, now))
             timeout = max(0.0, until - time.monotonic())
             if self._hints.waiting:
                 timeout = min(timeout, journal.HINT_EVERY_S)
@@ -190,6 +201,11 @@ class Run:
                 else:
                     self._copy(fd)
             self._hints.flush()
+
+    def _is_overdue(self, now: float) -> bool:
+        """Whether the command has run as long as it may. A person who stopped it meanwhile was first."""
+        late = self._limit_at is not None and now >= self._limit_at
+        return late and not (self._overdue or self.stopped or self._wait_status is not None)
 
     def _copy(self, fd: int) -> bool:
         try:
@@ -284,6 +300,9 @@ class Run:
             if reported is None and not by_signal and not self.stopped:
                 return self._finish(endings.world_failed(self._errors))
             exit_code = exit_code if reported is None else reported
+        if self._overdue:
+            assert self._world.max_duration_s is not None
+            return self._finish(endings.overdue(self._world.max_duration_s, killed=self._tree.killed))
         oom = endings.oom_kills() > self._ooms
         return self._finish(
             endings.exited(exit_code, overdue=self._tree.killed, stopped=self.stopped, oom=oom)

@@ -18,6 +18,7 @@ def upgrade() -> None:
     op.add_column("jobs", sa.Column("tags", sa.Text, nullable=False, server_default="[]"))
     op.add_column("jobs", sa.Column("source", sa.String, nullable=False, server_default=""))
     op.add_column("jobs", sa.Column("rerun_of", sa.String))
+    op.add_column("jobs", sa.Column("progress", sa.Text))
     op.add_column("attempts", sa.Column("state", sa.String))
     op.add_column("attempts", sa.Column("reason", sa.Text))
     op.add_column("attempts", sa.Column("started_us", sa.Integer))
@@ -41,5 +42,5 @@ def downgrade() -> None:
     op.drop_table("checkouts")
     for name in ("started_us", "reason", "state"):
         op.drop_column("attempts", name)
-    for name in ("rerun_of", "source", "tags", "max_duration_s", "retries", "priority"):
+    for name in ("progress", "rerun_of", "source", "tags", "max_duration_s", "retries", "priority"):
         op.drop_column("jobs", name)
