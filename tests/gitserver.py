@@ -1,6 +1,6 @@
-"""A real git server for tests: ``git http-backend`` behind TLS on loopback, and listeners that must stay silent.
+"""A real git server for tests: ``git http-backend`` behind TLS on loopback; and listeners that stay silent.
 
-``GitServer.answer`` puts other answers in the place of git's: a redirect, a refusal, silence.
+``GitServer.answers`` puts other answers in the place of git's: a redirect, a refusal, silence.
 """
 
 from __future__ import annotations
@@ -58,16 +58,17 @@ def run_git(*words: str | Path, cwd: Path, input: bytes | None = None, check: bo
 class GitServer:
     """Serves the repositories below ``root`` at ``https://…:port/NAME.git``."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, tls: bool = True) -> None:
         self.root = directory / "repositories"
         self.root.mkdir(parents=True)
         self.cert, key = certificate(directory)
         self.answers: dict[str, Answer] = {}
         self.seen: list[str] = []
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self.cert, key)
+        self.credentials: list[str] = []
         self._server = _Server(("127.0.0.1", 0), _handler(self))
-        self._server.context = context
+        if tls:
+            self._server.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            self._server.context.load_cert_chain(self.cert, key)
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
@@ -91,7 +92,9 @@ class GitServer:
     def commit(self, tree: Tree, name: str = "leaf", branch: str = "main") -> str:
         """A commit that holds exactly ``tree``, on a branch. Its id."""
         repository = self.repository(name)
-        stream = [f"commit refs/heads/{branch}\ncommitter a <a@b> 1700000000 +0000\ndata 1\n.\ndeleteall\n".encode()]
+        stream = [
+            f"commit refs/heads/{branch}\ncommitter a <a@b> 1700000000 +0000\ndata 1\n.\ndeleteall\n".encode()
+        ]
         for path, content in tree.items():
             link = isinstance(content, tuple)
             data = content[0] if isinstance(content, tuple) else content
@@ -105,9 +108,7 @@ class GitServer:
         """A commit on ``main`` whose tree is made of (mode, object, name) as they stand, however hostile."""
         repository = self.repository(name)
         raw = b"".join(f"{mode} ".encode() + path + b"\0" + bytes.fromhex(oid) for mode, oid, path in entries)
-        tree = run_git(
-            "hash-object", "-t", "tree", "-w", "--stdin", "--literally", cwd=repository, input=raw
-        )
+        tree = run_git("hash-object", "-t", "tree", "-w", "--stdin", "--literally", cwd=repository, input=raw)
         commit = run_git("commit-tree", "-m", "hostile", tree, cwd=repository)
         run_git("update-ref", "refs/heads/main", commit, cwd=repository)
         return commit
@@ -146,6 +147,32 @@ def silent() -> Iterator[Silent]:
         listener.close()
 
 
+class Hang:
+    """An answer that never comes. ``arrived``: somebody waits for it; ``left``: they do no more."""
+
+    def __init__(self) -> None:
+        self.arrived = threading.Event()
+        self.left = threading.Event()
+
+    def __call__(self, handler: BaseHTTPRequestHandler) -> None:
+        self.arrived.set()
+        with contextlib.suppress(OSError):
+            while handler.connection.recv(65536):
+                pass
+        self.left.set()
+        handler.close_connection = True
+
+
+def working_in(directory: Path) -> dict[int, str]:
+    """Processes whose working directory is below ``directory``: pid to command line."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and os.readlink(entry / "cwd").startswith(str(directory)):
+                found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+    return found
+
+
 def redirect(location: str) -> Answer:
     def answer(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(301)
@@ -169,13 +196,15 @@ def refuse(status: int, **headers: str) -> Answer:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    context: ssl.SSLContext
+    context: ssl.SSLContext | None = None
 
     def finish_request(self, request: object, client_address: object) -> None:
         assert isinstance(request, socket.socket)
         # A client that only looks whether somebody is there, or leaves in the middle, is no error.
-        with contextlib.suppress(OSError), self.context.wrap_socket(request, server_side=True) as wire:
-            self.RequestHandlerClass(wire, client_address, self)  # type: ignore[arg-type]
+        with contextlib.suppress(OSError):
+            wire = self.context.wrap_socket(request, server_side=True) if self.context else request
+            with wire:
+                self.RequestHandlerClass(wire, client_address, self)  # type: ignore[arg-type]
 
     def handle_error(self, request: object, client_address: object) -> None:
         pass
@@ -192,6 +221,11 @@ def _handler(server: GitServer) -> type[BaseHTTPRequestHandler]:
 
         def _serve(self) -> None:
             server.seen.append(f"{self.command} {self.path}")
+            server.credentials += [
+                value
+                for name, value in self.headers.items()
+                if name.lower() in ("authorization", "cookie", "proxy-authorization")
+            ]
             path = urlsplit(self.path).path
             for prefix, answer in list(server.answers.items()):
                 if path.startswith(prefix):
@@ -203,7 +237,8 @@ def _handler(server: GitServer) -> type[BaseHTTPRequestHandler]:
             backend = subprocess.run(
                 ["git", "http-backend"], input=self._body(), capture_output=True, check=False,
                 env={
-                    "PATH": os.environ["PATH"], "GIT_PROJECT_ROOT": str(server.root), "GIT_HTTP_EXPORT_ALL": "1",
+                    "PATH": os.environ["PATH"], "GIT_PROJECT_ROOT": str(server.root),
+                    "GIT_HTTP_EXPORT_ALL": "1",
                     "GIT_CONFIG_NOSYSTEM": "1", "HOME": str(server.root), "PATH_INFO": path,
                     "QUERY_STRING": urlsplit(self.path).query, "REQUEST_METHOD": self.command,
                     "CONTENT_TYPE": self.headers.get("Content-Type", ""),

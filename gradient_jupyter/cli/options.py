@@ -146,7 +146,10 @@ def submission_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--projectId", "--project-id", "project_id", metavar="ID", help="The project, by its id.")
     @click.option("--name", metavar="NAME", help="What to call the job.")
     @click.option(
-        "--workspace", metavar="PATH", default=".", help="The directory to send, or none.  [this directory]"
+        "--workspace",
+        metavar="PATH",
+        default=".",
+        help="The directory to send, git+https://HOST/REPO@REF, or none.  [this directory]",
     )
     @env_option
     @running_options

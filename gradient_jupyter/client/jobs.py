@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from gradient_jupyter.client import logs, projects, upload
+from gradient_jupyter.client import logs, projects, upload, workspaces
 from gradient_jupyter.client.artifacts import Artifacts
 from gradient_jupyter.client.logs import LogLine
 from gradient_jupyter.client.machine_types import MachineTypes
@@ -28,7 +28,6 @@ from gradient_jupyter.resources.event import Action, Event
 from gradient_jupyter.resources.job import State
 from gradient_jupyter.resources.page import Attempts
 from gradient_jupyter.resources.page import Jobs as Page
-from gradient_jupyter.resources.snapshot import EMPTY_TREE
 from gradient_jupyter.workspace.preflight import Preflight
 
 _PAGE = 200
@@ -56,10 +55,13 @@ class Jobs:
         tags: Sequence[str] = (),
         on_progress: Callable[[upload.Progress], None] | None = None,
     ) -> Job:
-        """Sends ``workspace`` (None: no files) and asks for ``command`` to be run in a copy of it.
+        """Sends ``workspace`` and asks for ``command`` to be run in a copy of it.
 
+        ``workspace`` is a directory, a repository that the server fetches
+        (``"git+https://github.com/owner/repo@ref#subdirectory=dir"``), or None: no files.
         ``command`` is an argument vector that no shell looks at; a string is split into one as a shell
-        would. Without a project it is the directory's own: ``.ps_project/config.json``, else its name.
+        would. Without a project it is the directory's own: ``.ps_project/config.json``, else its name; of a
+        repository its name.
         Returns as soon as the job is accepted.
 
         ``retries``: how often it is started again when it fails or is lost. ``max_duration`` (seconds): how
@@ -68,12 +70,12 @@ class Jobs:
         words = _words(command)
         if project is not None and project_id is not None:
             raise InvalidRequest("A job belongs to one project: give its name or its id, not both.")
-        scanned = None if workspace is None else upload.read(Path(workspace), on_progress)
+        files = workspaces.find(workspace, on_progress)
         if project is None and project_id is None:
-            project, project_id = projects.of_directory(Path(workspace or "."))
+            project, project_id = files.project()
         request = wire.CreateJob(
             command=words,
-            snapshot=EMPTY_TREE if scanned is None else scanned.manifest.digest(),
+            snapshot=files.snapshot,
             project=project,
             project_id=project_id,
             name=name,
@@ -86,10 +88,8 @@ class Jobs:
             tags=tuple(tags),
         )
         self._check(request)
-        if scanned is None:
-            upload.send_nothing(self._transport)
-        else:
-            upload.send(self._transport, scanned, on_progress)
+        sent = files.send(self._transport, on_progress)
+        request = msgspec.structs.replace(request, snapshot=sent.snapshot, source=sent.source)
         record = self._transport.request(
             "POST",
             "/jobs",
@@ -101,8 +101,9 @@ class Jobs:
         return Job(self._transport, record)
 
     def preflight(self, workspace: Path | str = ".") -> Preflight:
-        """What ``create`` would send from ``workspace`` now and what it would leave out. Nothing is sent."""
-        return upload.look(self._transport, Path(workspace))
+        """What ``create`` would send from ``workspace`` now and what it would leave out. Nothing is sent; a
+        repository is fetched by the server, which has no other way to know."""
+        return workspaces.find(workspace).look(self._transport)
 
     def get(self, job_id: str) -> Job:
         return Job(self._transport, self._transport.request("GET", _path(job_id), wire.Job))

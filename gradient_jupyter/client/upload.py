@@ -27,12 +27,18 @@ _TRIES = 4
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """How far an upload is. ``bytes`` of ``total``; ``files`` are those the server did not have."""
+    """How far a workspace is on its way. ``bytes`` of ``total``; ``files`` are those the server did not have.
 
-    stage: Literal["reading", "sending", "sent"]
+    A repository is ``fetching`` and then ``fetched``; ``source`` is its address, in the end with the commit,
+    and ``warnings`` say what did not come along.
+    """
+
+    stage: Literal["reading", "sending", "sent", "fetching", "fetched"]
     bytes: int
     total: int
     files: int = 0
+    source: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 OnProgress = Callable[[Progress], None]
@@ -89,9 +95,8 @@ def send_nothing(transport: Transport) -> str:
     return _store(transport, Manifest(entries=()))
 
 
-def look(transport: Transport, workspace: Path, on_progress: OnProgress | None = None) -> Preflight:
+def look(transport: Transport, scanned: Scan) -> Preflight:
     """What ``send`` would do: nothing is sent but the names and digests."""
-    scanned = read(workspace, on_progress)
     return preflight(scanned, missing(transport, scanned.manifest))
 
 

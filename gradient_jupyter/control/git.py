@@ -41,8 +41,8 @@ T = TypeVar("T")
 
 #: The first that can be told the address of a host (``http.curloptResolve``).
 OLDEST = (2, 37)
-#: Files are hashed and unpacked in pieces; what is larger than this is a delta made to cost memory.
-MEMORY_BYTES = 2 << 30
+#: What git and its libraries want by themselves, beside what the size of the repository asks for.
+_MEMORY_BYTES = 256 << 20
 _FETCHED = "refs/gradient/fetched"
 _REFS_BYTES = 1 << 20
 _SAID_BYTES = 8 << 10
@@ -95,6 +95,12 @@ class Limits(NamedTuple):
     @property
     def bytes(self) -> int:
         return min(self.most_bytes, self.room_bytes)
+
+    @property
+    def memory(self) -> int:
+        """For a file and what it is a difference to. Large files are read in pieces; what needs more was
+        made to cost memory."""
+        return _MEMORY_BYTES + 2 * self.bytes
 
 
 class Git:
@@ -247,7 +253,7 @@ class Git:
             return subprocess.Popen(
                 [
                     sys.executable, "-I", "-S", lifeline.__file__, str(ours), str(self._limits.bytes),
-                    str(MEMORY_BYTES), "git", *settings, *where, *words,
+                    str(self._limits.memory), "git", *settings, *where, *words,
                 ],
                 cwd=self._home, env=self._environment, pass_fds=(ours,), start_new_session=True,
                 stdin=stdin or subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
