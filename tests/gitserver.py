@@ -5,14 +5,17 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import os
 import shutil
 import socket
 import ssl
 import subprocess
+import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -25,8 +28,11 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 Tree = dict[str, "bytes | str | tuple[str]"]
 
 
-def certificate(directory: Path) -> tuple[Path, Path]:
-    """A certificate that is its own authority, and its key."""
+@functools.cache
+def certificate() -> tuple[Path, Path]:
+    """A certificate that is its own authority, and its key; one for all tests of this process."""
+    directory = Path(tempfile.mkdtemp(prefix="gradient-tls-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
     cert, key = directory / "cert.pem", directory / "key.pem"
     names = ",".join((*(f"DNS:{name}" for name in NAMES), "IP:127.0.0.1", "IP:::1"))
     subprocess.run(
@@ -61,7 +67,7 @@ class GitServer:
     def __init__(self, directory: Path, *, tls: bool = True) -> None:
         self.root = directory / "repositories"
         self.root.mkdir(parents=True)
-        self.cert, key = certificate(directory)
+        self.cert, key = certificate()
         self.answers: dict[str, Answer] = {}
         self.seen: list[str] = []
         self.credentials: list[str] = []
@@ -70,7 +76,7 @@ class GitServer:
             self._server.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             self._server.context.load_cert_chain(self.cert, key)
         self.port: int = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -113,6 +119,9 @@ class GitServer:
         run_git("update-ref", "refs/heads/main", commit, cwd=repository)
         return commit
 
+    def git(self, *words: str, name: str = "leaf") -> str:
+        return run_git(*words, cwd=self.repository(name))
+
     def blob(self, content: bytes, name: str = "leaf") -> str:
         return run_git("hash-object", "-w", "--stdin", cwd=self.repository(name), input=content)
 
@@ -120,10 +129,16 @@ class GitServer:
 class Silent:
     """A listener on loopback that nobody may connect to."""
 
-    def __init__(self, family: socket.AddressFamily = socket.AF_INET, host: str = "127.0.0.1") -> None:
-        self._socket = socket.create_server((host, 0), family=family)
+    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
+        self._socket = socket.create_server((host, port))
         self._socket.setblocking(False)
         self.port: int = self._socket.getsockname()[1]
+
+    def __enter__(self) -> Silent:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
 
     @property
     def heard(self) -> bool:
@@ -133,18 +148,6 @@ class Silent:
         except BlockingIOError:
             return False
         return True
-
-    def close(self) -> None:
-        self._socket.close()
-
-
-@contextlib.contextmanager
-def silent() -> Iterator[Silent]:
-    listener = Silent()
-    try:
-        yield listener
-    finally:
-        listener.close()
 
 
 class Hang:

@@ -104,11 +104,13 @@ def parse_rule(text: str) -> Rule:
     if not colon or "]" in port or (":" in place and not place.endswith("]")):
         place, port = rest, ""
     number = parse_port(port) if port else DEFAULT_PORTS[scheme]
-    bare = place.removeprefix("[").removesuffix("]")
+    bare = place[1:-1] if place.startswith("[") and place.endswith("]") else place
     try:
+        if "%" in bare:
+            raise ValueError("it names an interface of this machine")
         return Rule(scheme, None, ip_network(bare), number)
     except ValueError as error:
-        if "/" in place or ":" in place:
+        if any(letter in place for letter in "/:%"):
             raise ValueError(f"{text!r} is no network: {error}.") from None
     try:
         return Rule(scheme, parse_host(place), None, number)

@@ -18,7 +18,7 @@ from typing import TypeVar
 from gradient_jupyter.control.git import Git, Killed, Limits, check_version
 from gradient_jupyter.control.outbound import Outbound
 from gradient_jupyter.resources.base import new_id
-from gradient_jupyter.resources.errors import NoSpace, OutsideFailed
+from gradient_jupyter.resources.errors import GradientError, NoSpace, OutsideFailed
 from gradient_jupyter.workspace.blobs import BlobStore
 from gradient_jupyter.workspace.commit import Checkout, take
 from gradient_jupyter.workspace.inside import remove_tree
@@ -52,7 +52,8 @@ class Visits:
         self._of_one = max(1, at_once // 2)
         # One more than visits: the end of one visit never waits for the work of another.
         self._threads = ThreadPoolExecutor(at_once + 1, "git")
-        self._running: set[Git] = set()
+        self._callers: set[asyncio.Task[object]] = set()
+        self._gone = asyncio.Event()
         self._usable = False
 
     def clear(self) -> None:
@@ -60,8 +61,12 @@ class Visits:
         remove_tree(self._root)
 
     async def close(self) -> None:
-        for git in self._running:
-            git.kill()
+        """Ends every visit, also those that still wait for a place."""
+        for caller in self._callers:
+            caller.cancel()
+        while self._callers:
+            self._gone.clear()
+            await self._gone.wait()
         await asyncio.to_thread(self._threads.shutdown)
 
     @contextlib.asynccontextmanager
@@ -72,28 +77,30 @@ class Visits:
         long, ``NoSpace``, and what ``Git`` raises.
         """
         theirs = self._owners.setdefault(owner, asyncio.Semaphore(self._of_one))
-        async with theirs, self._slots:
-            try:
-                async with asyncio.timeout(self._timeout_s):
-                    await self._check_git()
-                    target = await self._outbound.target(repository.scheme, repository.host, repository.port)
-                    limits = Limits(self._most_bytes, await self.on_thread(self._room))
-                    home = self._root / new_id("f")
-                    git = Git(home, repository, target, limits, self._outbound.ca_file)
-                    self._running.add(git)
-                    try:
-                        await self.on_thread(home.mkdir, 0o700, True)
-                        yield Visit(self, git, self._blobs, limits)
-                    finally:
-                        self._running.discard(git)
-                        # Goes on if we are cancelled once more.
-                        await asyncio.shield(self.on_thread(remove_tree, home))
-            except TimeoutError:
-                raise OutsideFailed(
-                    f"{repository.url} could not be fetched within {self._timeout_s:g} s.",
-                    next="Try again, or ask the administrator: GradientServer.outbound_timeout_s.",
-                    code="repository-timeout",
-                ) from None
+        caller = asyncio.current_task()
+        assert caller is not None
+        self._callers.add(caller)
+        try:
+            async with theirs, self._slots, asyncio.timeout(self._timeout_s):
+                await self._check_git()
+                target = await self._outbound.target(repository.scheme, repository.host, repository.port)
+                limits = Limits(self._most_bytes, await self.on_thread(self._room))
+                home = self._root / new_id("f")
+                git = Git(home, repository, target, limits, self._outbound.ca_file)
+                try:
+                    await self.on_thread(home.mkdir, 0o700, True)
+                    yield Visit(self, git, self._blobs, limits)
+                finally:
+                    await _to_the_end(self.on_thread(remove_tree, home))
+        except TimeoutError:
+            raise OutsideFailed(
+                f"{repository.url} could not be fetched within {self._timeout_s:g} s.",
+                next="Try again, or ask the administrator: GradientServer.outbound_timeout_s.",
+                code="repository-timeout",
+            ) from None
+        finally:
+            self._callers.discard(caller)
+            self._gone.set()
 
     def on_thread(self, work: Callable[..., T], *args: object) -> asyncio.Future[T]:
         return asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
@@ -145,12 +152,20 @@ class Visit:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             self._git.kill()
-            with contextlib.suppress(Exception):
-                await asyncio.shield(future)
+            with contextlib.suppress(Killed, GradientError, OSError):
+                await _to_the_end(future)
             raise
-        except Killed:
-            raise OutsideFailed(
-                "The server is going away, and the fetch with it.",
-                next="Try again.",
-                code="repository-timeout",
-            ) from None
+
+
+async def _to_the_end(future: asyncio.Future[T]) -> T:
+    """Waits for what has to be over before we go on, however often we are cancelled meanwhile."""
+    cancelled = False
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        future.exception()  # looked at, so that nobody complains
+        raise asyncio.CancelledError
+    return future.result()
