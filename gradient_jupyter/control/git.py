@@ -8,14 +8,15 @@ made the repository, or keeps its server, can put words into it. Every method bl
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, BinaryIO, NamedTuple, TypeVar, cast
 
@@ -122,6 +123,7 @@ class Git:
         self._lock = threading.Lock()
         self._stopped = False
         self._lifeline = -1
+        self._process: subprocess.Popen[bytes] | None = None
 
     def kill(self) -> None:
         """Ends what runs and lets nothing run any more. Whoever waits for it gets ``Killed``."""
@@ -212,7 +214,7 @@ class Git:
                 raise OutsideFailed("The repository's server says more than it should.", code="git-failed")
             return text
 
-    @contextmanager
+    @contextlib.contextmanager
     def _running(self, *words: str, stdin: BinaryIO | None = None, bare: bool = True) -> Iterator[BinaryIO]:
         """What the command prints. Afterwards it has ended: well, or an error says how."""
         process = self._start(words, stdin, bare)
@@ -229,12 +231,12 @@ class Git:
             raise
         finally:
             process.stdout.close()
-            code = process.wait()
-            said.join()
+            said.join()  # to its end: nobody of the group is left who could say anything
             process.stderr.close()
             with self._lock:
                 stopped = self._stopped
                 self._cut()
+            code = process.wait()
         if stopped:
             raise Killed
         if code or error:
@@ -250,7 +252,7 @@ class Git:
                     os.close(theirs)
                     raise Killed
                 self._lifeline = theirs
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [
                     sys.executable, "-I", "-S", lifeline.__file__, str(ours), str(self._limits.bytes),
                     str(self._limits.memory), "git", *settings, *where, *words,
@@ -258,6 +260,11 @@ class Git:
                 cwd=self._home, env=self._environment, pass_fds=(ours,), start_new_session=True,
                 stdin=stdin or subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             )  # fmt: skip
+            with self._lock:
+                self._process = process
+                if self._stopped:
+                    self._cut()
+            return process
         except BaseException:
             with self._lock:
                 self._cut()
@@ -266,10 +273,14 @@ class Git:
             os.close(ours)
 
     def _cut(self) -> None:
-        """With the lock held."""
+        """Ends what runs, with the lock held. Twice over: who watches the lifeline may have been killed."""
         if self._lifeline >= 0:
             os.close(self._lifeline)
             self._lifeline = -1
+        process, self._process = self._process, None
+        if process is not None:  # nobody has waited for it yet, so the group's number is still its own
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
 
     def _why(self, verb: str, code: int, said: str) -> GradientError:
         """Our sentence for what git said."""

@@ -88,7 +88,7 @@ class Visits:
                 home = self._root / new_id("f")
                 git = Git(home, repository, target, limits, self._outbound.ca_file)
                 try:
-                    await self.on_thread(home.mkdir, 0o700, True)
+                    await _to_the_end(self.on_thread(home.mkdir, 0o700))
                     yield Visit(self, git, self._blobs, limits)
                 finally:
                     await _to_the_end(self.on_thread(remove_tree, home))

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -533,6 +534,23 @@ def test_a_server_that_never_answers_is_left(fetch, server):
     with pytest.raises(OutsideFailed) as refused:
         fetch(server.url(), timeout_s=2)
     assert code(refused) == "repository-timeout"
+
+
+def test_a_fetch_ends_even_when_who_watches_it_was_killed(fetch, server, tmp_path):
+    """Fault: kill -9 of the process between us and git, as when memory runs out. Heals at the time limit."""
+    hang = Hang()
+
+    def orphan(handler):
+        for pid, words in working_in(tmp_path / "fetches").items():
+            if "lifeline.py" in words:
+                os.kill(pid, signal.SIGKILL)
+        hang(handler)
+
+    server.answers["/leaf.git/"] = orphan
+    with pytest.raises(OutsideFailed) as refused:
+        fetch(server.url(), timeout_s=3)
+    assert code(refused) == "repository-timeout"
+    assert hang.left.wait(60)
 
 
 def test_nobody_there_is_said_so(fetch, server):
