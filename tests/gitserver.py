@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 #: Names the certificate is for. ``git.test`` is known to no resolver.
 NAMES = ("localhost", "git.test", "other.test")
@@ -242,7 +242,7 @@ def _handler(server: GitServer) -> type[BaseHTTPRequestHandler]:
                 env={
                     "PATH": os.environ["PATH"], "GIT_PROJECT_ROOT": str(server.root),
                     "GIT_HTTP_EXPORT_ALL": "1",
-                    "GIT_CONFIG_NOSYSTEM": "1", "HOME": str(server.root), "PATH_INFO": path,
+                    "GIT_CONFIG_NOSYSTEM": "1", "HOME": str(server.root), "PATH_INFO": unquote(path),
                     "QUERY_STRING": urlsplit(self.path).query, "REQUEST_METHOD": self.command,
                     "CONTENT_TYPE": self.headers.get("Content-Type", ""),
                     "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),

@@ -309,7 +309,9 @@ class Git:
             case "moved":
                 return OutsideFailed(
                     f"{where} sends those who ask elsewhere, and that is not followed.",
-                    next="Open it in a browser and use the address it has now.",
+                    next="Open it in a browser and use the address it has now."
+                    if repository.path.endswith(".git")
+                    else "Try it with .git at the end of its path, or use the address a browser shows.",
                     code="repository-moved",
                 )
             case "tls":

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from gitserver import GitServer
-from solo import SoloServer
+from gitserver import GitServer, Hang
+from solo import PATIENCE_S, SoloServer
+
+from .conftest import command, environment
 
 
 @pytest.fixture
@@ -66,6 +70,22 @@ def test_a_dry_run_shows_what_the_commit_holds_and_runs_nothing(
         0,
     )
     assert gradient("jobs", "list", "--json", server=fetching).json == before
+
+
+def test_ctrl_c_ends_the_fetch_on_the_server_too(
+    fetching: SoloServer, git_server: GitServer, directory: Path
+) -> None:
+    hang = git_server.answers["/endless.git/"] = Hang()
+    running = subprocess.Popen(
+        command("run", "--workspace", git_server.url("endless"), "true"), cwd=directory,
+        env=environment(fetching), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert hang.arrived.wait(PATIENCE_S)
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=PATIENCE_S)
+    assert (running.returncode, out) == (130, "")
+    assert "Left before there was a job" in err and "Traceback" not in err
+    assert hang.left.wait(PATIENCE_S)
 
 
 @pytest.mark.parametrize(

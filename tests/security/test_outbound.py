@@ -160,6 +160,21 @@ def test_one_bad_address_among_good_ones_spoils_the_name(bad):
         asyncio.run(Outbound(resolve=both).target("https", "half.test", 443))
 
 
+def test_a_closed_port_is_refused_before_the_name_is_looked_up():
+    """Even a look-up tells somebody something."""
+    asked: list[str] = []
+
+    async def asking(host: str, port: int) -> Sequence[str]:
+        asked.append(host)
+        return ["8.8.8.8"]
+
+    for scheme, port in (("https", 8443), ("http", 80), ("https", 22)):
+        with pytest.raises(Forbidden) as refused:
+            asyncio.run(Outbound(resolve=asking).target(scheme, "a.test", port))
+        assert code(refused) == "address-refused"
+    assert asked == []
+
+
 @pytest.mark.parametrize(
     ("rule", "scheme", "host", "port", "address", "allowed"),
     [
@@ -481,9 +496,10 @@ def test_what_git_says_is_never_what_the_caller_reads(fetch, server):
 
 
 def test_a_repository_over_the_limit_is_not_kept(fetch, server):
-    server.commit({"noise": os.urandom(3 << 20)})
+    """Also where little of it was wanted: what counts is what had to come. The limit is on git's files."""
+    server.commit({"noise": os.urandom(3 << 20), "wanted/a": "1"})
     with pytest.raises(TooLarge) as refused:
-        fetch(server.url(), most_bytes=1 << 20)
+        fetch(server.url(ref="main") + "#subdirectory=wanted", most_bytes=1 << 20)
     assert code(refused) == "repository-too-large"
     assert "1.0 MiB" in str(refused.value)
 
@@ -534,6 +550,34 @@ def test_a_server_that_never_answers_is_left(fetch, server):
     with pytest.raises(OutsideFailed) as refused:
         fetch(server.url(), timeout_s=2)
     assert code(refused) == "repository-timeout"
+
+
+def test_a_server_that_closes_ends_what_still_waits(server, tmp_path):
+    """Visits do not rely on their callers' connections: nobody else cancels these."""
+    hang = Hang()
+    server.answers["/leaf.git/"] = hang
+
+    async def run() -> None:
+        outbound = Outbound([parse_rule(f"localhost:{server.port}")], ca_file=str(server.cert))
+        visits = Visits(
+            tmp_path / "fetches", BlobStore(tmp_path / "blobs"), outbound, most_bytes=1 << 20, timeout_s=600,
+            at_once=1, reserve_bytes=0,
+        )  # fmt: skip
+
+        async def one() -> None:
+            async with visits.visit(parse(server.url()), "user:u") as visit:
+                await visit.commit()
+
+        tasks = [asyncio.ensure_future(one()) for _ in range(3)]
+        await asyncio.to_thread(hang.arrived.wait, 60)
+        await visits.close()
+        assert all(task.done() for task in tasks) or (await asyncio.wait(tasks, timeout=60))[1] == set()
+        assert all(task.cancelled() for task in tasks)
+
+    asyncio.run(run())
+    assert hang.left.wait(60)
+    assert list((tmp_path / "fetches").iterdir()) == []
+    assert working_in(tmp_path / "fetches") == {}
 
 
 def test_a_fetch_ends_even_when_who_watches_it_was_killed(fetch, server, tmp_path):
