@@ -6,8 +6,7 @@ import click
 
 from gradient_jupyter.cli.options import (
     Running,
-    env_option,
-    environment,
+    env_options,
     job_argument,
     json_option,
     running_options,
@@ -18,7 +17,7 @@ from gradient_jupyter.cli.options import (
 @click.option("--machineType", "--machine-type", "machine_type", metavar="NAME", help="Another machine type.")
 @click.option("--project", metavar="NAME", help="Another project.  [the job's]")
 @click.option("--name", metavar="NAME", help="What to call the new job.")
-@env_option
+@env_options
 @click.option("--unset", metavar="NAME", multiple=True, help="Take a variable away; repeatable.")
 @running_options
 @click.option("--follow", "-f", is_flag=True, help="Stay with it and end with its exit code, as run does.")
@@ -32,7 +31,7 @@ def rerun(
     machine_type: str | None,
     project: str | None,
     name: str | None,
-    pairs: tuple[str, ...],
+    env: dict[str, str],
     unset: tuple[str, ...],
     running: Running,
     follow: bool,
@@ -58,7 +57,7 @@ def rerun(
             project=project,
             name=name,
             machine_type=machine_type,
-            env=environment(pairs),
+            env=env,
             unset=unset,
             retries=running.retries,
             max_duration=running.max_duration_s,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import click
@@ -124,16 +125,43 @@ def running_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return with_running  # fmt: skip
 
 
-def env_option(command: F) -> F:
-    """``--env``, as pairs of a name and perhaps a value."""
-    return click.option(
+def env_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--env`` and ``--env-file``. Passed on as ``env``."""
+
+    @click.option(
         "--env",
         "-e",
         "pairs",
         metavar="NAME=VALUE",
         multiple=True,
         help="A variable for the job; repeatable.  NAME alone: as it is here.",
-    )(command)
+    )
+    @click.option(
+        "--envFile",
+        "--env-file",
+        "files",
+        metavar="FILE",
+        multiple=True,
+        help="Variables from a file, one a line; # begins a comment line.",
+    )
+    @functools.wraps(command)
+    def with_env(*args: Any, pairs: tuple[str, ...], files: tuple[str, ...], **more: Any) -> Any:
+        variables: dict[str, str] = {}
+        for file in files:
+            variables |= _environment(_lines(file), f"--env-file {file}")
+        return command(*args, env=variables | _environment(pairs, "--env"), **more)
+
+    return with_env  # fmt: skip
+
+
+def _lines(file: str) -> list[str]:
+    """The variables of a file as Docker reads them: no quotes, no shell."""
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise click.UsageError(f"--env-file {file}: {why}.") from error
+    return [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#")]
 
 
 def submission_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -151,7 +179,7 @@ def submission_options(command: Callable[..., Any]) -> Callable[..., Any]:
         default=".",
         help="The directory to send, git+https://HOST/REPO@REF, or none.  [this directory]",
     )
-    @env_option
+    @env_options
     @running_options
     @functools.wraps(command)
     def with_submission(
@@ -161,7 +189,7 @@ def submission_options(command: Callable[..., Any]) -> Callable[..., Any]:
         project_id: str | None,
         name: str | None,
         workspace: str,
-        pairs: tuple[str, ...],
+        env: dict[str, str],
         running: Running,
         **more: Any,
     ) -> Any:
@@ -176,7 +204,7 @@ def submission_options(command: Callable[..., Any]) -> Callable[..., Any]:
             project_id=project_id,
             name=name,
             machine_type=machine_type,
-            env=environment(pairs),
+            env=env,
             running=running,
         )
         return command(*args, submission=submission, **more)
@@ -184,15 +212,15 @@ def submission_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return with_submission
 
 
-def environment(pairs: tuple[str, ...]) -> dict[str, str]:
+def _environment(pairs: Iterable[str], said: str) -> dict[str, str]:
     variables: dict[str, str] = {}
     for pair in pairs:
         name, given, value = pair.partition("=")
         if not _NAME.match(name):
-            raise click.UsageError(f"--env {pair!r}: a variable looks like NAME=VALUE.")
+            raise click.UsageError(f"{said}: {pair!r} is no variable; one looks like NAME=VALUE.")
         if not given:
             if name not in os.environ:
-                raise click.UsageError(f"--env {name}: it has no value, and there is none in this shell.")
+                raise click.UsageError(f"{said}: {name} has no value, and there is none in this shell.")
             value = os.environ[name]
         variables[name] = value
     return variables

@@ -346,10 +346,11 @@ class Reconciler:
             return
         for key in present:
             known = await plane.database.read(partial(rows.job_of_key, key=key))
-            if known is not None:
-                self._work.add(known)
-            elif tasks.job_of(plane.install, key) is not None:
-                log.warning("removing %s: no job knows it", key)
+            if known is not None and known.current:
+                self._work.add(known.job_id)
+            elif known is not None or tasks.job_of(plane.install, key) is not None:
+                # Also one of an attempt that another has followed: it was believed to be gone, and is fenced.
+                log.warning("removing %s: no job wants it", key)
                 try:
                     await plane.engine.remove(key)
                 except Exception as error:

@@ -213,9 +213,21 @@ def list_attempts(connection: Connection, job_id: str) -> list[Attempt]:
     ]  # fmt: skip
 
 
-def job_of_key(connection: Connection, key: str) -> str | None:
-    """The job whose attempt an engine knows as ``key``."""
-    return connection.execute(select(attempts.c.job_id).where(attempts.c.key == key)).scalar()
+class Known(msgspec.Struct, frozen=True):
+    """Whose attempt a key stands for. ``current``: no other has followed it."""
+
+    job_id: str
+    current: bool
+
+
+def job_of_key(connection: Connection, key: str) -> Known | None:
+    """What the store knows of a task that an engine has."""
+    row = connection.execute(
+        select(attempts.c.job_id, attempts.c.attempt, jobs.c.attempt.label("newest"))
+        .join(jobs, jobs.c.id == attempts.c.job_id)
+        .where(attempts.c.key == key)
+    ).first()
+    return Known(row.job_id, row.attempt == row.newest) if row else None
 
 
 def add_artifacts(connection: Connection, job_id: str, found: Sequence[Artifact]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,3 +83,13 @@ def test_what_makes_no_sense_is_a_usage_error(gradient: Any) -> None:
     refused = gradient("run", "--tag", "x" * 101, "true")
     assert refused.code == 1
     assert "cannot be a tag" in refused.err and "Traceback" not in refused.err
+
+
+def test_variables_come_from_a_file_and_the_line_has_the_last_word(gradient: Any, directory: Path) -> None:
+    (directory / "vars").write_text("# a comment\nA=1\n\nB='kept as it is'\nCODE=3\nHOST_VARIABLE\n")
+    words = ("run", "--env-file", "vars", "--env", "CODE=0", "sh", "-c", 'echo "$A $B $CODE $HOST_VARIABLE"')
+    assert gradient(*words, HOST_VARIABLE="h").out == "1 'kept as it is' 0 h\n"
+    (directory / "vars").write_text("not a variable\n")
+    refused = gradient("run", "--env-file", "vars", "true")
+    assert (refused.code, "NAME=VALUE" in refused.err) == (2, True)
+    assert gradient("run", "--env-file", "absent", "true").code == 2
