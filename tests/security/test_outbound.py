@@ -312,7 +312,7 @@ def test_no_hostile_address_makes_anything_connect_or_any_git_start(tmp_path, in
             ["strace", "-f", "-qq", "-yy", "-e", "trace=connect,execve", "-o", trace, sys.executable, "-c",
              _TRY_ALL, tmp_path, json.dumps(urls), str(seen.port)],
             cwd=tmp_path, capture_output=True, text=True, check=False,
-            env={**os.environ, "PYTHONPATH": _ROOT},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join((_ROOT, os.environ.get("PYTHONPATH", "")))},
         )  # fmt: skip
         assert seen.heard, done.stderr
         port = seen.port
