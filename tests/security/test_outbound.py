@@ -322,7 +322,7 @@ def test_no_hostile_address_makes_anything_connect_or_any_git_start(tmp_path, in
     assert set(said.values()) <= {"bad-repository", "address-refused", "host-unknown"}, said
     assert not (tmp_path / "canary").exists()
     calls = trace.read_text().splitlines()
-    programs = [call for call in calls if re.search(r'execve\("[^"]*/git"', call) and "ENOENT" not in call]
+    programs = [call for call in calls if re.search(r'execve\("[^"]*/git"', call) and "= -1" not in call]
     assert all('["git", "version"]' in call for call in programs) and len(programs) == 1, programs
     # Looking a name up "connects" datagram sockets, also to sort the answers; TCP is what counts.
     connected = [call for call in calls if "connect(" in call and "<TCP" in call]
