@@ -160,6 +160,8 @@ class Endpoint(web.RequestHandler):
                     raise
             else:
                 self._call.body = self._decode(b"".join(self._chunks))
+                if self._route.ends_with_caller:
+                    self._running = asyncio.current_task()
                 result = await self._route.handle(self._call)
             await self._answer(result)
         except iostream.StreamClosedError:

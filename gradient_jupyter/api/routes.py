@@ -110,6 +110,8 @@ class Route:
     """Bytes. 0: ``JSON_BODY`` when there is a ``body``, none otherwise."""
     sink: Callable[[Call], Sink] | None = None
     """Takes the body as it arrives; its ``finish`` is the answer and ``handle`` is not called."""
+    ends_with_caller: bool = False
+    """What it does is of no use to anybody once the caller has hung up: it is cancelled then."""
     media: str = "application/json"
     """The media type of the answer."""
     from_inside: bool = False

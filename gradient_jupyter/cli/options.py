@@ -178,7 +178,7 @@ def submission_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "--workspace",
         metavar="PATH",
         default=".",
-        help="What to send: a directory, a .zip, another file, or none.  [this directory]",
+        help="A directory, a .zip, another file, git+https://HOST/REPO@REF, or none.  [this directory]",
     )
     @click.option(
         "--maxSize",

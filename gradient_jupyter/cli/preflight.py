@@ -10,6 +10,7 @@ from gradient_jupyter.cli.options import Submission
 from gradient_jupyter.cli.terminal import Column, Row, paint, print_json, say, side_by_side
 from gradient_jupyter.cli.text import clean, count, size
 from gradient_jupyter.client import Client
+from gradient_jupyter.workspace.repository import is_repository
 
 if TYPE_CHECKING:
     from gradient_jupyter.workspace.preflight import Preflight
@@ -21,12 +22,14 @@ def sheet(client: Client, submission: Submission, *, as_json: bool) -> int:
     if as_json:
         print_json(flight)
         return 0
-    name = Path(flight.root).name or "no workspace"
-    new = paint(f"{size(flight.new_bytes)} new", "blue") if flight.new_bytes else paint("nothing new", "dim")
-    say(
-        f"\n  {paint(clean(name), 'bold')}  {paint('would send', 'dim')}  {count(flight.count, 'file')}"
-        f"  {size(flight.bytes)}  {new}\n"
-    )
+    files = f"{count(flight.count, 'file')}  {size(flight.bytes)}"
+    if submission.workspace is not None and is_repository(submission.workspace):
+        say(f"\n  {paint(clean(flight.root), 'bold')}  {paint('holds', 'dim')}  {files}\n")
+    else:
+        name = Path(flight.root).name or "no workspace"
+        new = f"{size(flight.new_bytes)} new"
+        new = paint(new, "blue") if flight.new_bytes else paint("nothing new", "dim")
+        say(f"\n  {paint(clean(name), 'bold')}  {paint('would send', 'dim')}  {files}  {new}\n")
     if flight.files or flight.left_out:
         _files(flight)
     _machines(client, submission.machine_type)

@@ -29,6 +29,7 @@ def run(words: tuple[str, ...], *, submission: Submission, detach: bool, dry_run
     gradient run train.py --epochs 10
     gradient run --machineType A4000 --env SEED=1 train.py
     gradient run bash -c 'make all > $GRADIENT_ARTIFACTS_DIR/log'
+    gradient run --workspace git+https://github.com/owner/repo@main train.py
     """
     from gradient_jupyter.cli.submit import submit
 
@@ -59,9 +60,10 @@ def _script(name: str, workspace: str | None) -> str:
     from pathlib import Path
 
     from gradient_jupyter.cli.failures import Failed
+    from gradient_jupyter.workspace.repository import is_repository
 
-    if workspace is None:
-        return name
+    if workspace is None or is_repository(workspace):
+        return name  # what is there shows when it runs
     path = Path(workspace).expanduser()
     if path.is_file():  # a zip, whose content shows when it runs, or the script alone
         return path.name if Path(name).resolve() == path.resolve() else name

@@ -10,6 +10,7 @@ from gradient_jupyter.cli.states import exit_code, title, why
 from gradient_jupyter.cli.terminal import Live, note, print_json, say
 from gradient_jupyter.cli.text import clean, count, size
 from gradient_jupyter.client import Client, Job, Progress
+from gradient_jupyter.workspace.repository import parse
 
 
 def submit(
@@ -56,6 +57,17 @@ def _create(client: Client, command: tuple[str, ...], submission: Submission, *,
             )
             if not quiet:
                 note(step("✓", "green", "sent", what, took))
+        elif progress.stage == "fetching":
+            live.show(step("◌", "cyan", "fetching", clean(progress.source)), now=True)
+        elif progress.stage == "fetched":
+            live.clear()
+            if not quiet:
+                took = f"{time.monotonic() - began:.1f} s"
+                commit = parse(progress.source).commit[:12]
+                what = f"{commit}  {count(progress.files, 'file')}, {size(progress.bytes)}"
+                note(step("✓", "green", "fetched", what, took))
+            for warning in progress.warnings:
+                note(step("!", "yellow", "note", clean(warning)))
         elif progress.total:
             live.show(
                 step("◌", "cyan", progress.stage, f"{size(progress.bytes)} of {size(progress.total)}"),

@@ -58,11 +58,13 @@ class Jobs:
     ) -> Job:
         """Sends ``workspace`` and asks for ``command`` to be run in a copy of it.
 
-        ``workspace`` is a directory, a zip file (unpacked as it is), any other file (alone), or None for no
-        files.
+        ``workspace`` is a directory, a zip file (unpacked as it is), any other file (alone), a repository
+        that the server fetches (``"git+https://github.com/owner/repo@ref#subdirectory=dir"``), or None for
+        no files.
         ``max_size`` is the most that may be sent, in bytes or as ``"2GiB"``; ``"none"`` lifts the limit.
         ``command`` is an argument vector that no shell looks at; a string is split into one as a shell
-        would. Without a project it is the directory's own: ``.ps_project/config.json``, else its name.
+        would. Without a project it is the directory's own: ``.ps_project/config.json``, else its name; of a
+        repository its name.
         Returns as soon as the job is accepted.
 
         ``retries``: how often it is started again when it fails or is lost. ``max_duration`` (seconds): how
@@ -116,7 +118,8 @@ class Jobs:
     def preflight(
         self, workspace: Path | str | None = ".", *, max_size: int | str | None = None
     ) -> Preflight:
-        """What ``create`` would send from ``workspace`` now and what it would leave out. Nothing is sent."""
+        """What ``create`` would send from ``workspace`` now and what it would leave out. Nothing is sent;
+        a repository is fetched by the server, which has no other way to know."""
         return workspaces.find(workspace, max_size=max_size).look(self._transport)
 
     def get(self, job_id: str) -> Job:

@@ -32,13 +32,19 @@ _AT_ONCE = 2
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """How far an upload is. ``bytes`` of ``total``; ``files`` are those the server did not have. What counts
-    as sent is stored: it survives whatever happens next."""
+    """How far a workspace is on its way. ``bytes`` of ``total``; ``files`` are those the server did not have.
+    What counts as sent is stored: it survives whatever happens next.
 
-    stage: Literal["reading", "sending", "sent"]
+    A repository is ``fetching`` and then ``fetched``; ``source`` is its address, in the end with the commit,
+    and ``warnings`` say what did not come along.
+    """
+
+    stage: Literal["reading", "sending", "sent", "fetching", "fetched"]
     bytes: int
     total: int
     files: int = 0
+    source: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 OnProgress = Callable[[Progress], None]

@@ -36,6 +36,11 @@ class Layout:
         return self.root / "datasets"
 
     @property
+    def fetches(self) -> Path:
+        """Repositories while they are fetched."""
+        return self.root / "fetches"
+
+    @property
     def lock(self) -> Path:
         return self.root / "lock"
 

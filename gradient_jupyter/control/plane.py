@@ -23,11 +23,13 @@ from gradient_jupyter.control.garbage import Garbage
 from gradient_jupyter.control.keeper import Keeper
 from gradient_jupyter.control.layout import Layout
 from gradient_jupyter.control.machines import Size
+from gradient_jupyter.control.outbound import Outbound, Rule
 from gradient_jupyter.control.progress import Reports
 from gradient_jupyter.control.queue import Limits, Queue
 from gradient_jupyter.control.reconcile import Reconciler
 from gradient_jupyter.control.standing import Standing
 from gradient_jupyter.control.tokens import Tokens
+from gradient_jupyter.control.visits import Visits
 from gradient_jupyter.engines.base import Engine, Node
 from gradient_jupyter.resources.errors import NoSpace
 from gradient_jupyter.resources.snapshot import WHOLE_BYTES, Manifest
@@ -71,6 +73,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Files that one job may leave; what is beyond is not collected."""
     max_artifact_bytes: int = 2**40
     """Bytes that one job may leave, by their sizes or by what they take on the disk, whichever is more."""
+    outbound_allow: tuple[Rule, ...] = ()
+    """Where the server may go beside public addresses by https."""
+    outbound_ca_file: str | None = None
+    outbound_timeout_s: float = 300
+    outbound_max_bytes: int = 512 * 2**20
+    outbound_at_once: int = 4
 
 
 class Plane:
@@ -101,6 +109,15 @@ class Plane:
         self.database = Database(layout.database, self.changes.published, self.ballast.drop)
         self.followed = Followed(self.changes, self.database)
         self._files = ThreadPoolExecutor(4, "files")
+        self.visits = Visits(
+            layout.fetches,
+            blobs,
+            Outbound(settings.outbound_allow, ca_file=settings.outbound_ca_file),
+            most_bytes=settings.outbound_max_bytes,
+            timeout_s=settings.outbound_timeout_s,
+            at_once=settings.outbound_at_once,
+            reserve_bytes=settings.reserve_bytes,
+        )
         self.engine = make_engine(self)
         self.reports = Reports(self.database)
         self.collector = Collector(self)
@@ -114,6 +131,7 @@ class Plane:
     async def start(self) -> None:
         """Starts what runs by itself, and takes up again whatever was not finished."""
         self.layout.datasets.mkdir(parents=True, exist_ok=True)
+        await self.on_files(self.visits.clear)
         self.database.start()
         await self.engine.start()
         await self.keeper.start()
@@ -121,6 +139,7 @@ class Plane:
 
     async def close(self) -> None:
         """Stops acting. Tasks go on; the next start takes them up."""
+        await self.visits.close()
         await self.reports.close()
         await self.keeper.close()
         await self.reconciler.close()

@@ -9,7 +9,7 @@ import blake3
 from sqlalchemy import Connection
 
 from gradient_jupyter.control.access import Principal
-from gradient_jupyter.control.plane import Plane
+from gradient_jupyter.control.plane import Plane, decode_manifest
 from gradient_jupyter.resources.base import Resource, now_us
 from gradient_jupyter.resources.errors import Conflict, InvalidRequest, NotFound, TooLarge
 from gradient_jupyter.resources.snapshot import Manifest, MissingBlobs, Snapshot
@@ -167,3 +167,14 @@ async def get(plane: Plane, principal: Principal, snapshot_id: str) -> Snapshot:
     if found is None:
         raise NotFound(f"There is no snapshot {snapshot_id!r}.", code="no-such-snapshot")
     return found
+
+
+async def manifest(plane: Plane, principal: Principal, snapshot_id: str) -> Manifest:
+    """What it holds, by name, size and digest."""
+    found = await get(plane, principal, snapshot_id)
+
+    def read() -> Manifest:
+        with plane.blobs.open(found.id) as file:
+            return decode_manifest(file.read())
+
+    return await plane.on_files(read)

@@ -33,7 +33,7 @@ class ServerInfo(Resource, frozen=True, kw_only=True):
     jobs: int
     """How many jobs are not final."""
     streams: int
-    """How many logs and event streams are open."""
+    """How many logs and event streams are open, and repositories being fetched."""
     data: str
     """The data root."""
 

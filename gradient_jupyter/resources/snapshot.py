@@ -117,6 +117,24 @@ class Snapshot(Resource, frozen=True, kw_only=True):
     created_us: int
 
 
+class FetchGit(Request, frozen=True, kw_only=True):
+    """A repository to make a snapshot of: ``git+https://host/owner/repo@ref#subdirectory=dir``."""
+
+    url: Annotated[str, msgspec.Meta(min_length=1, max_length=2048)]
+
+
+class GitSnapshot(Resource, frozen=True, kw_only=True):
+    """What a commit held, stored."""
+
+    snapshot: Snapshot
+    commit: str
+    """In full: what the branch or tag stood for when it was fetched."""
+    source: str
+    """The address with that commit as its ref; a job of it says so as its ``source``."""
+    warnings: tuple[str, ...] = ()
+    """Sentences on what did not come along."""
+
+
 class MissingBlobs(Resource, frozen=True, kw_only=True):
     """Which of the digests a manifest names the server does not have from this owner."""
 

@@ -35,6 +35,7 @@ from gradient_jupyter.api.streams import Heart
 from gradient_jupyter.control.access import Principal
 from gradient_jupyter.control.layout import Layout
 from gradient_jupyter.control.machines import Size
+from gradient_jupyter.control.outbound import parse_rule
 from gradient_jupyter.control.plane import Plane, Settings
 from gradient_jupyter.control.queue import Limits
 from gradient_jupyter.engines.base import Unreachable
@@ -128,6 +129,25 @@ class GradientServer(Application):
         "own, which is their user's to raise; this one is not.",
     ).tag(config=True)
 
+    outbound_allow = traitlets.List(
+        traitlets.Unicode(),
+        help="Where the server may go when users name an address, beside public addresses by https on port "
+        "443: networks and hosts, each with a port where it is not the usual one, e.g. ['10.1.0.0/16', "
+        "'git.example.com:8443', 'http://10.2.0.5:3000'].",
+    ).tag(config=True)
+    outbound_ca_file = traitlets.Unicode(
+        help="A PEM file with the certificate authorities that are trusted there, in place of the system's."
+    ).tag(config=True)
+    outbound_timeout_s = traitlets.Float(
+        300.0, min=1, help="How long the server takes at most to fetch something for a user."
+    ).tag(config=True)
+    outbound_max_bytes = traitlets.Int(
+        512 * 2**20, min=1, help="How much the server fetches at most at a time."
+    ).tag(config=True)
+    outbound_at_once = traitlets.Int(
+        4, min=1, help="How many fetches run at a time; of one user at most half of them. Others wait."
+    ).tag(config=True)
+
     @traitlets.default("log_level")
     def _log_level(self) -> int:
         return logging.INFO
@@ -177,6 +197,12 @@ class GradientServer(Application):
             sizes = msgspec.convert(dict(self.machine_types), dict[str, Size])
         except msgspec.ValidationError as error:
             self._give_up(f"GradientServer.machine_types is wrong: {error}.", REFUSED)
+        try:
+            rules = tuple(parse_rule(each) for each in self.outbound_allow)
+        except ValueError as error:
+            self._give_up(f"GradientServer.outbound_allow is wrong: {error}", REFUSED)
+        if self.outbound_ca_file:
+            self._check_authorities(self.outbound_ca_file)
         return Settings(
             machine_types=sizes,
             default_machine_type=self.default_machine_type or None,
@@ -193,7 +219,22 @@ class GradientServer(Application):
             keep_jobs_days=self.keep_jobs_days,
             max_artifacts=self.max_artifacts,
             max_artifact_bytes=self.max_artifact_bytes,
+            outbound_allow=rules,
+            outbound_ca_file=self.outbound_ca_file or None,
+            outbound_timeout_s=self.outbound_timeout_s,
+            outbound_max_bytes=self.outbound_max_bytes,
+            outbound_at_once=self.outbound_at_once,
         )
+
+    def _check_authorities(self, path: str) -> None:
+        import ssl
+
+        try:
+            if not Path(path).is_absolute():
+                raise ValueError("it is not an absolute path")
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+            self._give_up(f"GradientServer.outbound_ca_file is wrong: {path!r}: {error}.", REFUSED)
 
     def _give_up(self, message: str, code: int) -> Any:
         sys.stderr.write(f"gradient server: {message}\n")

@@ -11,6 +11,7 @@ from sqlalchemy import (
     Column,
     Float,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     LargeBinary,
@@ -85,6 +86,18 @@ snapshots = Table(
     Column("bytes", Integer, nullable=False),
     Column("created_us", Integer, nullable=False),
     Index(None, "id"),
+)  # fmt: skip
+
+checkouts = Table(
+    "checkouts", metadata,
+    # What a commit of a repository became for an owner. Goes with its snapshot.
+    Column("owner", String, primary_key=True),
+    Column("source", String, primary_key=True),
+    Column("snapshot", String, nullable=False),
+    Column("warnings", Text, nullable=False),
+    Column("created_us", Integer, nullable=False),
+    ForeignKeyConstraint(["owner", "snapshot"], ["snapshots.owner", "snapshots.id"], ondelete="CASCADE"),
+    Index(None, "owner", "snapshot"),
 )  # fmt: skip
 
 jobs = Table(

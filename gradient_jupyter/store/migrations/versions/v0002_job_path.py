@@ -28,9 +28,24 @@ def upgrade() -> None:
     op.create_index("ix_blobs_digest", "blobs", ["digest"])
     op.create_index("ix_snapshots_id", "snapshots", ["id"])
     op.create_index("ix_jobs_snapshot", "jobs", ["snapshot"])
+    op.create_table(
+        "checkouts",
+        sa.Column("owner", sa.String, nullable=False),
+        sa.Column("source", sa.String, nullable=False),
+        sa.Column("snapshot", sa.String, nullable=False),
+        sa.Column("warnings", sa.Text, nullable=False),
+        sa.Column("created_us", sa.Integer, nullable=False),
+        sa.PrimaryKeyConstraint("owner", "source", name="pk_checkouts"),
+        sa.ForeignKeyConstraint(
+            ["owner", "snapshot"], ["snapshots.owner", "snapshots.id"], name="fk_checkouts_owner",
+            ondelete="CASCADE",
+        ),
+    )  # fmt: skip
+    op.create_index("ix_checkouts_owner", "checkouts", ["owner", "snapshot"])
 
 
 def downgrade() -> None:
+    op.drop_table("checkouts")
     for name in ("ix_jobs_snapshot", "ix_jobs_deleted", "ix_jobs_waiting"):
         op.drop_index(name, "jobs")
     op.drop_index("ix_snapshots_id", "snapshots")
