@@ -128,6 +128,7 @@ def test_a_full_queue_of_one_is_not_full_for_another(tmp_path):
         assert refused.value.code == "queue-full"
         await world.submit(BEN)
         await jobs.stop(world.plane, ANN, first)
+        await world.until(ANN, first, State.CANCELLED)
 
     run(tmp_path / "data", story, limits=Limits(max_queued_jobs=1))
 
