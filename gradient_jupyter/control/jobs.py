@@ -254,7 +254,7 @@ def _check_queued(connection: Connection, plane: Plane, owner: str) -> None:
     most = plane.settings.limits.max_queued_jobs
     if most is not None and rows.queued(connection, owner, most) >= most:
         raise Conflict(
-            f"You have {most} jobs waiting, as many as may wait at a time.",
+            f"You have {most} {'job' if most == 1 else 'jobs'} waiting, as many as may wait at a time.",
             next="Send it again when some have started, or stop some: gradient jobs list --state Pending",
             code="queue-full",
         )

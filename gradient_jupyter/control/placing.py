@@ -2,14 +2,14 @@
 
 Between owners, dominant resource fairness (Ghodsi et al., NSDI 2011) over what they hold now: next is the
 owner whose largest share of any one resource is the smallest; of equals, the one whose last turn is the
-longest ago. An owner's own jobs go by priority, then in the order of arrival, so a priority never outranks
-a stranger.
+longest ago (who came meanwhile stands before the one who was served last). An owner's own jobs go by
+priority, then in the order of arrival, so a priority never outranks a stranger.
 
 A job whose turn it is and that does not fit *reserves* what it needs on the node where least is missing:
-what becomes free there is kept for it. The first of them keeps its turn until it is placed, whatever the
-shares become meanwhile; others further on in the order may reserve too. Those behind use what is left. While
-GPUs are what it lacks a job keeps GPUs only, for it could not use the cores yet; once it has them, cores and
-memory too.
+what becomes free there is kept for it; others further on in the order may reserve too. Those behind use what
+is left. While GPUs are what it lacks a job keeps GPUs only, for it could not use the cores yet; once it has
+them, cores and memory too. The first that reserves keeps its turn until it is placed, whatever the shares
+become meanwhile.
 
 Nobody starves. A line that was passed over by more than ``PATIENCE`` placements of others for each line that
 waits goes before those that were not, whatever the shares; of several the one passed over most. From then on
@@ -24,7 +24,7 @@ and not for its turn: it reserves nothing and is not passed over.
 from __future__ import annotations
 
 import heapq
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 from gradient_jupyter.control.machines import Room, Size, fits, rooms
@@ -44,46 +44,98 @@ def place(queue: Queue, sizes: Mapping[str, Size], nodes: Sequence[Node], limits
     waiting = {line.machine_type for line in queue.lines()} & sizes.keys()
     if not any(room.holds(sizes[name]) for name in waiting for room in left):
         return []
-    empty = {room.node: room for room in rooms(nodes)}
-    possible = {name: sizes[name] for name in waiting if fits(sizes[name], empty.values())}
-    whole = total(nodes)
-    turns: list[tuple[Line, Size]] = []
-    for line in queue.lines():
-        size = possible.get(line.machine_type)
-        if size is None or limits.reached(queue.owners[line.owner].held, size.gpus):
-            line.served(queue.others(line))
-        else:
-            turns.append((line, size))
-    for line, _ in turns:
-        line.overdue |= queue.others(line) - line.since > PATIENCE * len(turns)
-    heap = [(*_turn(queue, line, whole), index) for index, (line, _) in enumerate(turns)]
-    heapq.heapify(heap)
-    lines = Counter(line.machine_type for line, _ in turns)
-    placed: list[Claim] = []
-    reserved: list[Reservation] = []
-    while any(lines[name] and any(room.holds(possible[name]) for room in left) for name in lines):
-        index = heap[0][-1]
-        line, size = turns[index]
-        now = (*_turn(queue, line, whole), index)
-        if now > heap[0]:
-            heapq.heapreplace(heap, now)  # its owner had a turn meanwhile
-            continue
-        heapq.heappop(heap)
-        if not limits.reached(queue.owners[line.owner].held, size.gpus):
-            room = next((room for room in left if room.holds(size)), None)
-            if room is None:
-                line.kept |= not reserved
-                reserved.append(_reserve(line, size, left, empty))
+    return _Round(queue, sizes, nodes, limits).give(left)
+
+
+class _Round:
+    """One look at all lines."""
+
+    def __init__(
+        self, queue: Queue, sizes: Mapping[str, Size], nodes: Sequence[Node], limits: Limits
+    ) -> None:
+        self._queue = queue
+        self._limits = limits
+        self._empty = {room.node: room for room in rooms(nodes)}
+        self._whole = total(nodes)
+        possible = {name: size for name, size in sizes.items() if fits(size, self._empty.values())}
+        self._turns: list[tuple[Line, Size]] = []
+        self._lines: dict[str, list[Line]] = defaultdict(list)
+        self._first: dict[str, Line] = {}
+        for line in queue.lines():
+            size = possible.get(line.machine_type)
+            if size is None or limits.reached(queue.owners[line.owner].held, size.gpus):
+                line.served(queue.others(line))
             else:
-                claim = _claim(queue, line, size, room)
-                queue.hold(claim)
-                placed.append(claim)
-                if line.jobs:
-                    heapq.heappush(heap, (*_turn(queue, line, whole), index))
-                    continue
-        lines[line.machine_type] -= 1
-    queue.reserved = tuple(reserved)
-    return placed
+                self._turns.append((line, size))
+                self._lines[line.owner].append(line)
+        for line, _ in self._turns:
+            line.overdue |= queue.others(line) - line.since > PATIENCE * len(self._turns)
+        for name in self._lines:
+            self._find_first(name)
+        if queue.turn not in self._first:
+            queue.turn = None
+
+    def give(self, left: list[Room]) -> list[Claim]:
+        queue, turns = self._queue, self._turns
+        heap = [(*self._turn(line), index) for index, (line, _) in enumerate(turns)]
+        heapq.heapify(heap)
+        sizes = {line.machine_type: size for line, size in turns}
+        lines = Counter(line.machine_type for line, _ in turns)
+        placed: list[Claim] = []
+        reserved: list[Reservation] = []
+        while any(lines[name] and any(room.holds(sizes[name]) for room in left) for name in lines):
+            index = heap[0][-1]
+            line, size = turns[index]
+            now = (*self._turn(line), index)
+            if now > heap[0]:
+                heapq.heapreplace(heap, now)  # its owner had a turn meanwhile
+                continue
+            heapq.heappop(heap)
+            if not self._limits.reached(queue.owners[line.owner].held, size.gpus):
+                room = next((room for room in left if room.holds(size)), None)
+                if room is not None:
+                    placed.append(self._place(line, size, room))
+                    if line.jobs:
+                        heapq.heappush(heap, (*self._turn(line), index))
+                        continue
+                else:
+                    if queue.turn is None and not reserved and self._first[line.owner] is line:
+                        queue.turn = line.owner
+                    reserved.append(_reserve(line, size, left, self._empty))
+            lines[line.machine_type] -= 1
+        queue.reserved = tuple(reserved)
+        return placed
+
+    def _place(self, line: Line, size: Size, room: Room) -> Claim:
+        queue = self._queue
+        waiting = queue.get(line.head[2])
+        assert waiting is not None
+        claim = Claim(
+            job_id=waiting.job_id, attempt=waiting.attempt + 1, node=room.node,
+            machine_type=line.machine_type, cpus=size.cpus, memory_bytes=size.memory_bytes,
+            gpus=room.take(size), owner=line.owner, seq=waiting.seq,
+        )  # fmt: skip
+        if queue.turn == line.owner and self._first[line.owner] is line:
+            queue.turn = None
+        queue.hold(claim)
+        self._find_first(line.owner)
+        return claim
+
+    def _turn(self, line: Line) -> tuple[float, int, int, tuple[int, int, str]]:
+        """Sorts lines, the next one first: priorities count within an owner only. By a turn of its owner's it
+        only grows."""
+        queue, owner = self._queue, self._queue.owners[line.owner]
+        if queue.turn == line.owner and self._first[line.owner] is line:
+            return -2.0, 0, 0, line.head
+        if line.overdue:
+            return -1.0, line.since - queue.others(line), owner.came, line.head
+        return *_owner_turn(owner, self._whole), line.head
+
+    def _find_first(self, name: str) -> None:
+        """Which of this owner's lines that may be served is the first by its own order."""
+        lines = [line for line in self._lines[name] if line.jobs]
+        if lines:
+            self._first[name] = min(lines, key=lambda line: line.head)
 
 
 def total(nodes: Sequence[Node]) -> Held:
@@ -110,32 +162,12 @@ def share(held: Held, whole: Held) -> float:
 def order(queue: Queue, whole: Held) -> list[str]:
     """The owners who wait, the next one first, as their shares are now."""
     waiting = [(name, owner) for name, owner in queue.owners.items() if owner.lines]
-    return [name for name, owner in sorted(waiting, key=lambda each: _owner_turn(each[1], whole))]
+    waiting.sort(key=lambda each: (each[0] != queue.turn, _owner_turn(each[1], whole)))
+    return [name for name, _ in waiting]
 
 
 def _owner_turn(owner: Owner, whole: Held) -> tuple[float, int, int]:
     return share(owner.held, whole), owner.served, owner.came
-
-
-def _turn(queue: Queue, line: Line, whole: Held) -> tuple[float, int, int, tuple[int, int, str]]:
-    """Sorts lines, the next one first: priorities count within an owner only. By a turn of its owner's it
-    only grows."""
-    owner = queue.owners[line.owner]
-    if line.kept:
-        return -2.0, 0, 0, line.head
-    if line.overdue:
-        return -1.0, line.since - queue.others(line), owner.came, line.head
-    return *_owner_turn(owner, whole), line.head
-
-
-def _claim(queue: Queue, line: Line, size: Size, room: Room) -> Claim:
-    waiting = queue.get(line.head[2])
-    assert waiting is not None
-    return Claim(
-        job_id=waiting.job_id, attempt=waiting.attempt + 1, node=room.node, machine_type=line.machine_type,
-        cpus=size.cpus, memory_bytes=size.memory_bytes, gpus=room.take(size), owner=line.owner,
-        seq=waiting.seq,
-    )  # fmt: skip
 
 
 def _reserve(line: Line, size: Size, left: Sequence[Room], empty: Mapping[str, Room]) -> Reservation:

@@ -75,8 +75,6 @@ class Line:
         """The count of others' placements (``Queue.others``) at its last turn, or when it came."""
         self.overdue = False
         """It was passed over too often: it goes before those that were not, until its next turn."""
-        self.kept = False
-        """It was its turn, and it did not fit: it is its turn until it does."""
 
     def rank(self, key: tuple[int, int, str]) -> int:
         """How many of its jobs stand before this one."""
@@ -84,7 +82,7 @@ class Line:
 
     def served(self, others: int) -> None:
         self.since = others
-        self.overdue = self.kept = False
+        self.overdue = False
 
     @property
     def head(self) -> tuple[int, int, str]:
@@ -98,7 +96,7 @@ class Owner:
         self.lines: dict[str, Line] = {}
         self.held = Held()
         self.served = served
-        """The count of all placements at its last one, or when it came."""
+        """When it had its last turn, or came: twice the count of all placements then, less one if it came."""
         self.came = came
         """The sequence number of the job with which it came."""
         self.placed = 0
@@ -115,6 +113,8 @@ class Queue:
         self.version = 0
         """Another after every change, so that what was concluded from it can be kept until then."""
         self.claims: dict[str, Claim] = {}
+        self.turn: str | None = None
+        """The owner whose turn it was, and whose job did not fit: it is its turn until it does."""
         self.reserved: tuple[Reservation, ...] = ()
         """What the last look at the queue kept for whom."""
         self._waiting: dict[str, Waiting] = {}
@@ -182,7 +182,7 @@ class Queue:
         owner = self._owner(claim.owner, claim.seq)
         self.placements += 1
         owner.placed += 1
-        owner.served = self.placements
+        owner.served = 2 * self.placements
         if waiting is not None and (line := owner.lines.get(waiting.machine_type)):
             line.served(self.others(line))
         self._hold(claim)
@@ -251,6 +251,8 @@ class Queue:
         del line.jobs[bisect_left(line.jobs, (-job.priority, job.seq, job_id))]
         if not line.jobs:
             del lines[job.machine_type]
+            if not lines and self.turn == job.owner:
+                self.turn = None
             self._forget(job.owner)
 
     def _hold(self, claim: Claim) -> None:
@@ -262,7 +264,7 @@ class Queue:
     def _owner(self, name: str, came: int) -> Owner:
         owner = self.owners.get(name)
         if owner is None:
-            owner = self.owners[name] = Owner(self.placements, came)
+            owner = self.owners[name] = Owner(2 * self.placements - 1, came)
         return owner
 
     def _forget(self, name: str) -> None:

@@ -90,7 +90,6 @@ def test_the_order_survives_a_kill_and_priorities_hold(own_solo):
     for job_id in jobs:
         assert own_solo.finished(job_id)["state"] == "Stopped"
     assert (storage / "order").read_text().split() == ["high", "usual", "usual-too", "low"]
-    assert "the queue was corrected" not in own_solo.log()
 
 
 def test_a_follower_of_a_waiting_job_hears_that_it_moved(own_solo):

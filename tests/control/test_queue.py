@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from queueing import SIZES, Site, node
+from queueing import GB, SIZES, Site, node
 
 from gradient_jupyter.control import placing
+from gradient_jupyter.control.machines import Size
 from gradient_jupyter.control.queue import Limits
 from gradient_jupyter.resources.job import State, Target
 
@@ -217,29 +218,53 @@ def test_whoever_was_passed_over_too_often_goes_first_whatever_the_shares():
         site.submit("s")
     site.place()
     waits = site.submit("hog")
-    for passed in range(placing.PATIENCE * 2 + 2):
+    for passed in range(4 * 2 + 2):  # the documented four times for each of two lines
         site.submit(f"new{passed}")  # always somebody who holds nothing
         site.end(next(job_id for job_id in site.running() if site.jobs[job_id].machine_type == "small"))
         if site.place() == [waits]:
             break
     assert waits in site.running()
-    assert passed > placing.PATIENCE, "by shares alone it would have had to wait"
+    assert passed > 4, "by shares alone it would have had to wait"
 
 
 def test_whoever_is_at_a_limit_is_not_passed_over_and_does_not_go_first_afterwards():
-    site = Site(node(cpus=2), limits=Limits(max_running_jobs=1))
-    site.submit("a")
+    site = Site(node(cpus=4), limits=Limits(max_running_jobs=2))
+    own = [site.submit("a"), site.submit("a")]
     site.place()
     waits = site.submit("a")
-    for number in range(placing.PATIENCE * 10):
+    for number in range(placing.PATIENCE * 5):
         other = site.submit(f"o{number}")
         site.place()
         site.end(other)
-    site.place()
-    assert waits in site.waiting()
-    assert not any(line.overdue for line in site.queue.lines())
     assert site.reason(waits).code == "limit"
-    assert "1 of your 1 jobs run" in site.reason(waits).message
+    assert "2 of your 2 jobs run" in site.reason(waits).message
+    for _ in range(2):
+        site.submit("b")
+    site.place()
+    new = site.submit("c")
+    site.end(own[0])
+    site.place()
+    assert new in site.running() and waits in site.waiting(), "it holds more than the other"
+
+
+def test_whoever_reserves_first_keeps_the_turn_whoever_comes():
+    site = Site(node(cpus=4), sizes={**SIZES, "pair": Size(cpus=2, memory_bytes=1 * GB)})
+    site.submit("b")
+    others = [site.submit(owner) for owner in "xyz"]
+    site.place()
+    pair = site.submit("b", "pair")
+    new = site.submit("x")
+    site.become(new, target=Target.CANCELLED)
+    waits = site.submit("y")
+    site.end(others[0])
+    site.place()
+    assert pair in site.waiting() and waits in site.waiting()
+    new = site.submit("n")  # holds nothing, so by shares it would be before them
+    site.place()
+    assert new in site.waiting(), "what is free is kept"
+    site.end(others[2])
+    site.place()
+    assert pair in site.running()
 
 
 def test_a_job_that_is_tried_again_has_its_old_place():

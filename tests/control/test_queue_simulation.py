@@ -82,13 +82,15 @@ class Simulation:
 
     def watch_the_front(self) -> None:
         queue = self.site.queue
+        most = max((passed(queue, line) for line in queue.lines() if line.overdue), default=0)
         front = {
             (line.owner, line.machine_type)
             for line in queue.lines()
-            if line.kept
-            or (line.overdue and not any(other.overdue and passed(queue, other) > passed(queue, line)
-                                         for other in queue.lines()))
-        }  # fmt: skip
+            if line.overdue and passed(queue, line) == most
+        }
+        if queue.turn is not None:
+            line = min(queue.owners[queue.turn].lines.values(), key=lambda line: line.head)
+            front.add((line.owner, line.machine_type))
         for gone in [key for key in self.first_since if key not in front]:
             self.first_waits.append(self.now - self.first_since.pop(gone))
         for key in front:
