@@ -91,7 +91,7 @@ def test_a_job_whose_files_are_damaged_ends_and_says_so(own_solo):
     own_solo.start()
     data = b"print('hello')\n" * 999
     file = File(path="a.py", size=len(data), digest=blake3.blake3(data).hexdigest())
-    for one in pack([file], lambda _: io.BytesIO(data)):
+    for one in pack([file], lambda _, offset: io.BytesIO(data)):
         assert own_solo.request("POST", "/blobs", body=b"".join(one)).status == 201
     entry = {"kind": "file", "path": file.path, "size": file.size, "digest": file.digest}
     snapshot = own_solo.request("POST", "/snapshots", json_body={"entries": [entry]}).json()["id"]
