@@ -178,7 +178,7 @@ def test_a_sweep_does_so_much_and_then_says_that_there_is_more(with_plane):
     with_plane(work, garbage_grace_s=0)
 
 
-@pytest.mark.parametrize("rounds", [40, pytest.param(1500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [40, pytest.param(300, marks=pytest.mark.slow)])
 def test_who_submits_while_everything_is_swept_all_the_time_loses_nothing(with_plane, tmp_path, rounds):
     """P1, P13. Fault: sweeps without any grace, one after the other, while eight submitters send, submit and
     delete what they share. Whoever is told that something is missing sends it again; whoever is told that the
