@@ -80,8 +80,8 @@ class LogFile:
         there may be more behind it."""
         with self._opened() as reader:
             chunks = reader.read(offset, READ, whole=True)
-            epoch = reader.epoch
-        more = sum(len(chunk.data) for chunk in chunks) >= READ
+            epoch, damaged = reader.epoch, reader.damage is not None
+        cut = sum(len(chunk.data) for chunk in chunks) >= READ
         pieces: list[Piece] = []
         for first in range(len(chunks)):
             stream = chunks[first].stream
@@ -91,14 +91,15 @@ class LogFile:
             while end < len(chunks) and chunks[end].stream == stream:
                 end += 1
             data = b"".join(chunk.data for chunk in chunks[first:end])
-            if more and end == len(chunks):
+            if cut and end == len(chunks):
                 # Frames end between characters; where our own limit cut one, the rest comes next time.
                 data = data[: whole_characters(data)]
             offset += len(data)
             text = data.decode("utf-8", "replace")
             piece = LogPiece(time_us=chunks[end - 1].time_us, stream=NAMES.get(stream, "platform"), text=text)
             pieces.append(Piece(Position(epoch, offset), piece))
-        return pieces, more
+        # Behind what stands before a damage there is more to be told, if not to be shown.
+        return pieces, cut or damaged
 
     def read_bytes(self, offset: int) -> bytes:
         with self._opened() as reader:

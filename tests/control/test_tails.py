@@ -358,3 +358,23 @@ def test_a_frame_that_is_longer_than_one_read_is_cut_between_characters(tmp_path
             follower.leave()
 
     asyncio.run(run())
+
+
+def test_what_stands_before_a_damage_is_not_taken_for_the_end(tmp_path):
+    """P13: the same read returns what is whole and meets the damage; the next one must name it."""
+
+    async def run() -> None:
+        async with Log(tmp_path) as log:
+            for text in ("whole\n", "flipped\n", "behind\n"):
+                log.write(text)
+            data = bytearray(log.path.read_bytes())
+            data[data.index(b"flipped")] ^= 1
+            log.path.write_bytes(data)
+            follower = Follower(log, 0)
+            assert await follower.step()
+            assert follower.text == "whole\n"
+            with pytest.raises(ServerError, match="damaged"):
+                await follower.step()
+            follower.leave()
+
+    asyncio.run(run())
