@@ -6,6 +6,9 @@ them and a failing write undoes only itself. A write's future resolves after the
 returned is on disk, also after a power loss (WAL with ``synchronous=FULL``).
 
 Events recorded during a write are handed to ``on_commit`` in the order in which they were stored.
+
+A database whose damage shows, at the start or while it is used, is not written to any more: what is there can
+still be read where it is whole, and every write is refused with the reason (promise P13).
 """
 
 from __future__ import annotations
@@ -21,11 +24,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DatabaseError, OperationalError
+import msgspec
+from sqlalchemy import Connection, Engine, QueuePool, create_engine, event
+from sqlalchemy.exc import DBAPIError
 
-from gradient_jupyter.resources.errors import NoSpace
+from gradient_jupyter.resources.errors import NoSpace, ReadOnly, ServerError
 from gradient_jupyter.resources.event import Event
+from gradient_jupyter.store import condition
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -37,12 +42,24 @@ _EVENTS = "gradient.events"
 
 
 class Database:
-    """A SQLite file. ``start`` before use, ``close`` at the end; both block."""
+    """A SQLite file. ``start`` before use, ``close`` at the end; both block.
 
-    def __init__(self, path: Path, on_commit: Callable[[list[Event]], None] = lambda events: None) -> None:
+    ``read_only`` says why nothing may be written, and the way out; it is empty while things are in order. It
+    can come to be said while the database is used.
+    """
+
+    def __init__(
+        self, path: Path, on_commit: Callable[[list[Event]], None] = lambda events: None, read_only: str = ""
+    ) -> None:
         self.path = path
+        self.read_only = read_only
         self._on_commit = on_commit
-        self._engine = connect(path)
+        self._opened = contextlib.ExitStack()
+        self._engine = (
+            connect_read_only(self._opened.enter_context(condition.readable(path)))
+            if read_only
+            else connect(path)
+        )
         self._waiting: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write_loop, name="store-writer", daemon=True)
         self._readers = ThreadPoolExecutor(_READERS, "store-reader")
@@ -61,6 +78,7 @@ class Database:
         for connection in self._reading:
             connection.close()
         self._engine.dispose()
+        self._opened.close()
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Runs ``work`` in a transaction; returns when it is durable. Raises what ``work`` raises."""
@@ -86,12 +104,19 @@ class Database:
         return connection
 
     def _read(self, work: Callable[[Connection], T]) -> T:
-        connection = self._reader()
-        with connection.begin():
-            return work(connection)
+        try:
+            connection = self._reader()
+            with connection.begin():
+                return work(connection)
+        except Exception as error:
+            told = self._told(error)
+            if told is error:
+                raise
+            raise told from error
 
     def _write_loop(self) -> None:
-        with self._engine.connect().execution_options(immediate=True) as connection:
+        connection: Connection | None = None
+        try:
             while (first := self._waiting.get()) is not None:
                 group, last = [first], False
                 while len(group) < _GROUP and not last:
@@ -103,9 +128,21 @@ class Database:
                         last = True
                     else:
                         group.append(item)
-                self._write_group(connection, group)
+                try:
+                    if self.read_only:
+                        raise refusal(self.read_only)
+                    if connection is None:
+                        connection = self._engine.connect().execution_options(immediate=True)
+                except Exception as error:
+                    # For want of space or descriptors, say. The next write asks for it again.
+                    _tell(group, self._told(error))
+                else:
+                    self._write_group(connection, group)
                 if last:
                     return
+        finally:
+            if connection is not None:
+                connection.close()
 
     def _write_group(self, connection: Connection, group: list[_Write]) -> None:
         events: list[Event] = []
@@ -118,15 +155,20 @@ class Database:
                     with connection.begin_nested():
                         write.result = write.work(connection)
                 except Exception as error:
+                    if not _raw(connection).in_transaction:
+                        # Some errors, a full disk among them, make SQLite undo the whole transaction: what
+                        # came before is gone too, and what comes after would be committed on its own.
+                        raise _first(error) from error
                     del events[recorded:]
-                    write.error = _told(error)
+                    write.error = self._told(error)
             transaction.commit()
         except Exception as error:
             with contextlib.suppress(Exception):  # whatever is wrong with the disk, those who wait are told
                 connection.rollback()
-            for write in group:
-                write.error = _told(error)
-            events.clear()
+                # After a failed commit SQLAlchemy takes its transaction for ended, whatever SQLite thinks.
+                _raw(connection).rollback()
+            _tell(group, self._told(error))
+            return
         if events:
             self._on_commit(events)
         for write in group:
@@ -134,6 +176,69 @@ class Database:
                 write.done.set_exception(write.error)
             else:
                 write.done.set_result(write.result)
+
+    def _told(self, error: Exception) -> Exception:
+        """What the disk did, in our own words; every other error as it is."""
+        if isinstance(error, msgspec.DecodeError | ValueError):
+            # Nothing else than what we once stored is decoded here.
+            log.error("%s: a stored value cannot be read", self.path, exc_info=error)
+            return _damaged(self.path, f"a stored value cannot be read ({error})")
+        if not isinstance(error, DBAPIError) or not isinstance(error.orig, sqlite3.Error):
+            return error
+        match getattr(error.orig, "sqlite_errorcode", 0) & 0xFF:
+            case sqlite3.SQLITE_FULL:
+                return NoSpace(
+                    "The disk that holds the server's database is full; nothing was changed.",
+                    next="Free some space (`gradient jobs delete` removes old runs) and try again.",
+                )
+            case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
+                if not self.read_only:
+                    self.read_only = condition.sentence(self.path, str(error.orig))
+                    log.error("%s", self.read_only)
+                return _damaged(self.path, str(error.orig))
+            case sqlite3.SQLITE_IOERR | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_READONLY:
+                return ServerError(
+                    f"The disk that holds the server's database refuses to work: {error.orig}. "
+                    "Nothing was changed.",
+                    next=f"Look at the disk and the quota of {self.path.parent}, then try again.",
+                    code="disk-error",
+                )
+        return error
+
+
+def refusal(why: str) -> ReadOnly:
+    """What a write is answered while the server is read-only. ``why`` is a reason and the way out."""
+    return ReadOnly("The server is read-only, so nothing was changed.", next=why)
+
+
+def _damaged(path: Path, why: str) -> ServerError:
+    return ServerError(
+        f"{path} is damaged there: {why}.",
+        next="`gradient admin doctor` says what is affected; restore the file from a backup.",
+        code="database-damaged",
+    )
+
+
+def _tell(group: list[_Write], error: Exception) -> None:
+    for write in group:
+        write.done.set_exception(write.error or error)
+
+
+def _first(error: BaseException) -> BaseException:
+    """What the database said first: that a savepoint is gone only follows from it."""
+    first: BaseException = error
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, DBAPIError):
+            first = link
+        link = link.__context__
+    return first
+
+
+def _raw(connection: Connection) -> sqlite3.Connection:
+    raw = connection.connection.driver_connection
+    assert isinstance(raw, sqlite3.Connection)
+    return raw
 
 
 class _Write:
@@ -177,11 +282,12 @@ def connect(path: Path) -> Engine:
     return engine
 
 
-def _told(error: Exception) -> Exception:
-    """A full disk in our own words; every other error as it is."""
-    if isinstance(error, OperationalError | DatabaseError) and "full" in str(error.orig):
-        return NoSpace(
-            "The disk that holds the server's database is full; nothing was changed.",
-            next="Free some space (`gradient jobs delete` removes old runs) and try again.",
-        )
-    return error
+def connect_read_only(path: Path) -> Engine:
+    """An engine that changes nothing. ``path`` as ``condition.readable`` gives it."""
+    engine = create_engine("sqlite://", creator=lambda: condition.open_read_only(path), poolclass=QueuePool)
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+    return engine
