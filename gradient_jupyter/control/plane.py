@@ -44,7 +44,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plane:
-    """``engine`` is made by the caller, who also gives it ``unpack``."""
+    """``engine`` is made by the caller, who also gives it ``unpack``.
+
+    ``read_only`` says why nothing may be changed; it may come to be said later, when damage shows. Nothing is
+    reconciled then: the rows can no longer be believed, so nothing may be stopped or removed because of them.
+    """
 
     def __init__(
         self,
@@ -53,23 +57,31 @@ class Plane:
         settings: Settings,
         blobs: BlobStore,
         make_engine: Callable[[Plane], Engine],
+        read_only: str = "",
     ) -> None:
         self.layout = layout
         self.install = install
         self.settings = settings
         self.blobs = blobs
         self.changes = Changes()
-        self.database = Database(layout.database, self.changes.published)
+        self.database = Database(layout.database, self.changes.published, read_only)
         self._files = ThreadPoolExecutor(4, "files")
         self.engine = make_engine(self)
         self.reconciler = Reconciler(self)
 
     async def start(self) -> None:
         """Starts what runs by itself, and takes up again whatever was not finished."""
-        self.layout.datasets.mkdir(parents=True, exist_ok=True)
         self.database.start()
+        if self.read_only:
+            return
+        self.layout.datasets.mkdir(parents=True, exist_ok=True)
         await self.engine.start()
         await self.reconciler.start()
+
+    @property
+    def read_only(self) -> str:
+        """Why nothing may be changed, and the way out; empty in ordinary times."""
+        return self.database.read_only
 
     async def close(self) -> None:
         """Stops acting. Tasks go on; the next start takes them up."""

@@ -82,6 +82,9 @@ class Reconciler:
     async def _worker(self) -> None:
         while True:
             key = await self._work.get()
+            if self._plane.read_only:
+                self._work.done(key)
+                continue
             try:
                 await self._reconcile(key)
             except asyncio.CancelledError:
@@ -302,6 +305,8 @@ class Reconciler:
     async def _relist_forever(self) -> None:
         while True:
             await asyncio.sleep(_RELIST_S)
+            if self._plane.read_only:
+                return
             try:
                 await self._relist()
                 await self._plane.database.write(event_rows.trim)

@@ -107,9 +107,7 @@ class HostEnvironment(Request, frozen=True, kw_only=True):
 
 
 #: One word or short phrase by which a person finds jobs again.
-Tag = Annotated[
-    str, msgspec.Meta(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f\ud800-\udfff]+\Z")
-]
+Tag = Annotated[str, msgspec.Meta(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f\ud800-\udfff]+\Z")]
 Tags = Annotated[tuple[Tag, ...], msgspec.Meta(max_length=50)]
 #: Orders the jobs of one owner; between owners their shares decide. Higher goes first.
 Priority = Annotated[int, msgspec.Meta(ge=-100, le=100)]

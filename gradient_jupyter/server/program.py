@@ -21,7 +21,6 @@ from typing import Any, Literal, cast, get_args
 
 import msgspec
 import traitlets
-from sqlalchemy.exc import DatabaseError
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from traitlets.config import Application
@@ -36,10 +35,14 @@ from gradient_jupyter.control.plane import Plane, Settings
 from gradient_jupyter.engines.base import Unreachable
 from gradient_jupyter.engines.local import LocalEngine
 from gradient_jupyter.resources.base import now_us
+from gradient_jupyter.resources.errors import GradientError
+from gradient_jupyter.resources.owner import User
 from gradient_jupyter.resources.server import API, Runtime, config_root, data_root, runtime_file
 from gradient_jupyter.server import claimed
+from gradient_jupyter.server.dataroot import DataRootRefused, Opened, open_data_root
+from gradient_jupyter.server.listening import Listener
 from gradient_jupyter.store import jobs as job_rows
-from gradient_jupyter.store import schema, users
+from gradient_jupyter.store import users
 from gradient_jupyter.workspace.blobs import BlobStore
 
 log = logging.getLogger("gradient_jupyter.server")
@@ -114,20 +117,17 @@ class GradientServer(Application):
     def start(self) -> None:
         layout = Layout(Path(self.data).expanduser().absolute() if self.data else data_root())
         try:
-            lock = claimed.claim(layout.root, layout.lock)
-            install = schema.prepare(layout.database)
+            opened = open_data_root(layout)
         except claimed.DataRootTaken as error:
             self._give_up(str(error), TAKEN)
-        except (claimed.DataRootUnsafe, schema.SchemaRefused) as error:
+        except (claimed.DataRootUnsafe, DataRootRefused) as error:
             self._give_up(str(error), REFUSED)
-        except OSError as error:
-            self._give_up(f"The data root {layout.root} cannot be used: {error}.", REFUSED)
         try:
-            asyncio.run(Solo(self, layout, install).serve())
+            asyncio.run(Solo(self, layout, opened).serve())
         except CannotStart as error:
             self._give_up(str(error), REFUSED)
         finally:
-            os.close(lock)
+            os.close(opened.lock)
 
     def settings(self) -> Settings:
         try:
@@ -155,10 +155,11 @@ class Solo:
 
     mode = "solo"
 
-    def __init__(self, program: GradientServer, layout: Layout, install: str) -> None:
+    def __init__(self, program: GradientServer, layout: Layout, opened: Opened) -> None:
         self._program = program
         self._layout = layout
-        self._install = install
+        self._install = opened.install
+        self._read_only = opened.read_only
         self._done = asyncio.Event()
         self.token = "gru_" + secrets.token_urlsafe(32)
         self.url = ""
@@ -186,16 +187,21 @@ class Solo:
             ) from error
         port = sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
-        plane = Plane(layout, self._install, program.settings(), BlobStore(layout.blobs), self._local_engine)
         try:
+            blobs = BlobStore(layout.blobs, keep=bool(self._read_only))
+            plane = Plane(
+                layout, self._install, program.settings(), blobs, self._local_engine, self._read_only
+            )
             await plane.start()
+            user = await self._user(plane)
         except Unreachable as error:
             raise CannotStart(f"The engine cannot be used. {error}") from error
-        except DatabaseError as error:
-            raise CannotStart(
-                f"{layout.database} cannot be read: {error.orig}. Nothing was changed. Restore it from a "
-                "backup, or move it away to start empty."
-            ) from error
+        except GradientError as error:
+            raise CannotStart(str(error)) from error
+        except OSError as error:
+            raise CannotStart(f"The data root {layout.root} cannot be used: {error}.") from error
+        if self._read_only:
+            log.error("read-only: %s", self._read_only)
         runtime_path = runtime_file(layout.root)
         runtime = Runtime(
             url=self.url,
@@ -206,8 +212,8 @@ class Solo:
             data=str(layout.root),
         )
         server: HTTPServer | None = None
+        listener: Listener | None = None
         try:
-            user = await plane.database.write(lambda connection: users.ensure(connection, "solo", _login()))
             hosts = frozenset(f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]"))
             door = Door(self.token, Principal(user_id=user.id, name=user.name), hosts)
             # Our own limits answer in our own words, so tornado's must not come first.
@@ -215,15 +221,16 @@ class Solo:
                 application(plane, self, door), max_body_size=1 << 60, max_header_size=64 * 1024,
                 idle_connection_timeout=3600, chunk_size=256 * 1024,
             )  # fmt: skip
-            server.add_sockets(sockets)
+            listener = Listener(server, sockets)
             claimed.publish(runtime_path, runtime)
             _ready(self.url)
             log.info("serving %s on %s", layout.root, self.url)
             await self._until_done(plane)
         finally:
             claimed.withdraw(runtime_path, runtime)
+            if listener is not None:
+                listener.close()
             if server is not None:
-                server.stop()
                 # Streams end now, without their `end`: clients come back to the next server.
                 await server.close_all_connections()
             await plane.close()
@@ -249,11 +256,29 @@ class Solo:
         while not self._done.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._done.wait(), min(idle_s / 4, 15))
-            if self.streams or await plane.database.read(job_rows.live):
+            if self.streams or await self._works(plane):
                 self.touch()
             elif time.monotonic() - self._needed >= idle_s:
                 log.info("nothing ran and nobody asked for %.0f s", idle_s)
                 return
+
+    async def _works(self, plane: Plane) -> bool:
+        """Whether a job needs us. A read-only server does nothing for any."""
+        if plane.read_only:
+            return False
+        try:
+            return await plane.database.read(job_rows.live) > 0
+        except Exception as error:  # a disk that has no answer now: not a reason to go
+            log.warning("whether jobs run cannot be read: %s", error)
+            return True
+
+    async def _user(self, plane: Plane) -> User:
+        if plane.read_only:
+            found = await plane.database.read(lambda connection: users.find(connection, "solo"))
+            if found is None:
+                raise CannotStart(f"There is nothing to show yet. {plane.read_only}")
+            return found
+        return await plane.database.write(lambda connection: users.ensure(connection, "solo", _login()))
 
 
 def _login() -> str:

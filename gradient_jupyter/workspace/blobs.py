@@ -67,15 +67,16 @@ class Stored(NamedTuple):
 
 
 class BlobStore:
-    """The blobs under ``root``, which is made when it is absent. Every method blocks; threads may share
-    it."""
+    """The blobs under ``root``, which is made when it is absent, unless all is to be kept as it is. Every
+    method blocks; threads may share it."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, keep: bool = False) -> None:
         self.root = root
         self._root = str(root)  # joining strings is ten times faster than joining paths
         self._temporary = str(root / "tmp")
-        os.makedirs(self._temporary, mode=0o700, exist_ok=True)
-        self._remove_leftovers()
+        if not keep:
+            os.makedirs(self._temporary, mode=0o700, exist_ok=True)
+            self._remove_leftovers()
 
     def has(self, digest: str) -> bool:
         return os.path.isfile(self._path(digest))
