@@ -35,8 +35,12 @@ class Layout:
     def lock(self) -> Path:
         return self.root / "lock"
 
+    @property
+    def jobs(self) -> Path:
+        return self.root / "jobs"
+
     def job(self, job_id: str) -> Path:
-        return self.root / "jobs" / job_id
+        return self.jobs / job_id
 
     def attempt(self, job_id: str, attempt: int) -> Path:
         """Holds ``log``, ``log.index`` and ``artifacts/`` of one attempt."""

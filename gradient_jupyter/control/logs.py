@@ -101,6 +101,9 @@ async def follow(
                     yield job
                 continue  # what was written before the change comes before the end
             if job.final or not follow:
+                if cursor is None and start.epoch and not damaged:
+                    # What the reader has seen is gone as a whole.
+                    yield Truncated(offset=start.offset, size=0)
                 yield Ended(final=job.final, job=job)
                 return
             if not grew:
@@ -214,3 +217,9 @@ def _told() -> Iterator[None]:
             next="What stands before the damage was shown; the file itself is left as it is.",
             code="log-damaged",
         ) from damage
+    except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        raise ServerError(
+            f"The log cannot be read: {error}.",
+            next="The file itself is left as it is.",
+            code="log-damaged",
+        ) from error

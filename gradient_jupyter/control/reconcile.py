@@ -92,7 +92,7 @@ class Reconciler:
             except Exception as error:
                 # Whatever it was: no state was changed by it, and the same question is asked again later.
                 delay = self._work.failed(key)
-                known = isinstance(error, Unreachable | NoSpace)
+                known = isinstance(error, Unreachable | GradientError)
                 log.warning("%s: %s; again in %.1f s", key, error, delay, exc_info=None if known else error)
             else:
                 self._work.done(key)

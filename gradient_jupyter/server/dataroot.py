@@ -80,8 +80,7 @@ def _prepared(layout: Layout, writable: bool) -> tuple[str, str]:
 def _refuse_other_kinds(layout: Layout) -> None:
     """Something else in the place of what we keep there. A link to a directory is a way to use another disk;
     when that disk is not mounted, nothing may be made in its place."""
-    jobs, storage = layout.root / "jobs", layout.root / "storage"
-    for path in (layout.blobs, layout.engines, layout.datasets, jobs, storage):
+    for path in (layout.blobs, layout.engines, layout.datasets, layout.jobs, layout.root / "storage"):
         if os.path.lexists(path) and not path.is_dir():
             what = "is a link that leads to no directory" if path.is_symlink() else "is no directory"
             raise DataRootRefused(f"{path} {what}. Mount the disk it is on, restore it, or move it away.")
@@ -95,7 +94,9 @@ def _refuse_empty(layout: Layout) -> None:
     """No database, while something says that there was one: a new one would hide all that is there."""
     if layout.database.exists() and layout.database.stat().st_size:
         return
-    left = [path for path in (layout.install, layout.root / "jobs", layout.blobs) if path.exists()]
+    # Directories alone may be mount points that somebody has prepared.
+    left = [path for path in (layout.jobs, layout.blobs) if any(path.glob("*/*"))]
+    left += [layout.install] if layout.install.exists() else []
     if left:
         what = "is empty" if layout.database.exists() else "is missing"
         copies = condition.backups(layout.database)
@@ -108,13 +109,10 @@ def _refuse_empty(layout: Layout) -> None:
 
 def _check_mark(layout: Layout, install: str, may_write: bool) -> None:
     """Refuses a database that is not the one these files belong to: another one's log beside it, say."""
-    try:
-        marked = layout.install.read_bytes().decode(errors="replace").strip()
-    except FileNotFoundError:
-        marked = ""
+    marked = read_mark(layout.install)
     if not marked:
         if may_write and install:
-            _write_mark(layout.install, install)
+            write_mark(layout.install, install)
     elif marked != install:
         raise DataRootRefused(
             f"{layout.database} is that of the installation {install or '(none)'}, but {layout.install} says "
@@ -123,7 +121,15 @@ def _check_mark(layout: Layout, install: str, may_write: bool) -> None:
         )
 
 
-def _write_mark(path: Path, install: str) -> None:
+def read_mark(path: Path) -> str:
+    """Empty when there is none."""
+    try:
+        return path.read_bytes().decode(errors="replace").strip()
+    except FileNotFoundError:
+        return ""
+
+
+def write_mark(path: Path, install: str) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:

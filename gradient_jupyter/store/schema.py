@@ -7,6 +7,7 @@ still be read it may be shown, and nothing is written to it (promise P13).
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from pathlib import Path
 
@@ -99,10 +100,19 @@ def _migrate(path: Path) -> None:
 
 
 def _back_up(path: Path, version: str) -> None:
+    """A copy beside it, whole or not at all, and on the disk before the migration begins."""
     target = path.with_name(f"{path.name}.before-{version}")
-    source, copy = sqlite3.connect(path), sqlite3.connect(target)
+    draft = path.with_name(f".{target.name}")
+    draft.unlink(missing_ok=True)
+    source, copy = sqlite3.connect(path), sqlite3.connect(draft)
     try:
         source.backup(copy)
     finally:
         source.close()
         copy.close()
+    fd = os.open(draft, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    draft.replace(target)
