@@ -292,9 +292,15 @@ class Reconciler:
             return
         for key in present:
             known = await plane.database.read(partial(rows.job_of_key, key=key))
+            mine = tasks.job_of(plane.install, key)
+            if known is None and mine is not None:
+                # A database that was restored, or has lost its last commits, may not know of an attempt that
+                # was made. Its task stays: it is found when that attempt is made again, not started twice.
+                job = await plane.database.read(partial(rows.find, job_id=mine))
+                known = None if job is None else job.id
             if known is not None:
                 self._work.add(known)
-            elif tasks.job_of(plane.install, key) is not None:
+            elif mine is not None:
                 log.warning("removing %s: no job knows it", key)
                 try:
                     await plane.engine.remove(key)

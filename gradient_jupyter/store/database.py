@@ -38,6 +38,7 @@ T = TypeVar("T")
 #: How many writes one commit carries at most; beyond it the first of them would wait too long.
 _GROUP = 256
 _READERS = 3
+_PATIENCE_MS = 30_000
 _EVENTS = "gradient.events"
 
 
@@ -167,7 +168,10 @@ class Database:
                 connection.rollback()
                 # After a failed commit SQLAlchemy takes its transaction for ended, whatever SQLite thinks.
                 _raw(connection).rollback()
-            _tell(group, self._told(error))
+            told = self._told(error)
+            if isinstance(told, NoSpace):
+                _shrink_log(_raw(connection))
+            _tell(group, told)
             return
         if events:
             self._on_commit(events)
@@ -224,6 +228,16 @@ def _tell(group: list[_Write], error: Exception) -> None:
         write.done.set_exception(write.error or error)
 
 
+def _shrink_log(raw: sqlite3.Connection) -> None:
+    """Brings what stands in the database's log into the database, and gives back the log's space: megabytes,
+    where the disk has none. Most of it overwrites pages that are there already."""
+    with contextlib.suppress(sqlite3.Error):
+        raw.execute("PRAGMA busy_timeout=200")  # a reader that is just reading is not waited for long
+        raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    with contextlib.suppress(sqlite3.Error):
+        raw.execute(f"PRAGMA busy_timeout={_PATIENCE_MS}")
+
+
 def _first(error: BaseException) -> BaseException:
     """What the database said first: that a savepoint is gone only follows from it."""
     first: BaseException = error
@@ -268,7 +282,7 @@ def connect(path: Path) -> Engine:
             "journal_mode=WAL",
             "synchronous=FULL",
             "foreign_keys=ON",
-            "busy_timeout=30000",
+            f"busy_timeout={_PATIENCE_MS}",
             "temp_store=MEMORY",
         ):
             connection.execute(f"PRAGMA {pragma}")
