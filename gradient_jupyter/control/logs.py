@@ -219,7 +219,7 @@ def _told() -> Iterator[None]:
         ) from damage
     except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
         raise ServerError(
-            f"The log cannot be read: {error}.",
+            f"The log is damaged: it cannot be read ({error}).",
             next="The file itself is left as it is.",
             code="log-damaged",
         ) from error

@@ -21,6 +21,7 @@ from typing import Any, Literal, cast, get_args
 
 import msgspec
 import traitlets
+from sqlalchemy import Connection
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from traitlets.config import Application
@@ -42,7 +43,7 @@ from gradient_jupyter.server import claimed
 from gradient_jupyter.server.dataroot import DataRootRefused, Opened, open_data_root
 from gradient_jupyter.server.listening import Listener
 from gradient_jupyter.store import jobs as job_rows
-from gradient_jupyter.store import users
+from gradient_jupyter.store import schema, users
 from gradient_jupyter.workspace.blobs import BlobStore
 
 log = logging.getLogger("gradient_jupyter.server")
@@ -278,7 +279,12 @@ class Solo:
             if found is None:
                 raise CannotStart(f"There is nothing to show yet. {plane.read_only}")
             return found
-        return await plane.database.write(lambda connection: users.ensure(connection, "solo", _login()))
+
+        def arrive(connection: Connection) -> User:
+            schema.note_start(connection)
+            return users.ensure(connection, "solo", _login())
+
+        return await plane.database.write(arrive)
 
 
 def _login() -> str:

@@ -11,11 +11,13 @@ import os
 import sqlite3
 from pathlib import Path
 
+from sqlalchemy import Connection, insert
 from sqlalchemy.exc import DatabaseError
 
-from gradient_jupyter.resources.base import new_id
+from gradient_jupyter.resources.base import new_id, now_us
 from gradient_jupyter.store import condition
 from gradient_jupyter.store.database import connect
+from gradient_jupyter.store.tables import facts
 
 #: The newest step in ``migrations/versions``; a test holds it there. Known here so that starting on an
 #: up-to-date database does not load alembic.
@@ -61,6 +63,12 @@ def prepare(path: Path) -> str:
         return read(path).install
     except (DatabaseError, sqlite3.DatabaseError) as error:
         raise _unreadable(path, error.orig if isinstance(error, DatabaseError) else error) from error
+
+
+def note_start(connection: Connection) -> None:
+    """Writes the page that holds the install id once more, so that the database's log bears it from its
+    beginning: SQLite cannot tell a log that belongs to another database, and this is how we can."""
+    connection.execute(insert(facts).prefix_with("OR REPLACE").values(name="started", value=str(now_us())))
 
 
 def read(path: Path) -> condition.Condition:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -240,4 +241,23 @@ def test_a_disk_with_any_number_of_inodes_left_refuses_harms_nothing_and_heals(t
     with walk(tmp_path, place, inodes=400) as one:
         for leave in range(24):
             one.step(lambda leave=leave: one.disk.fill_inodes(leave))
+        one.healthy()
+
+
+def test_a_server_that_cannot_start_for_want_of_space_says_so_and_harms_nothing(tmp_path):
+    """Fault: the database's disk is full to the last page when the server starts. P12: it names the disk, and
+    does not speak of damage. Heals with the next start."""
+    with walk(tmp_path, "database") as one:
+        one.healthy()
+        one.server.kill()
+        one.disk.fill()
+        done = subprocess.run(
+            [sys.executable, "-m", "gradient_jupyter.server", *one.server.options],
+            env=one.server.environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            assert done.returncode == 4 and "full" in done.stderr, done.stderr
+            assert "Traceback" not in done.stderr and "damaged" not in done.stderr
+        one.disk.free()
+        one.server.start()
         one.healthy()
