@@ -5,7 +5,8 @@ damaged data are named, never served and never silently replaced; the server sta
 empty. It heals when the file is put back.
 
 Not seen by anybody: a flipped bit inside a value of the database that leaves a value (SQLite has no
-checksums), and in the log of its last commits, which SQLite takes for the torn end of a crash.
+checksums), and in the log of its last commits, which SQLite takes for the torn end of a crash. A job's log that
+was cut looks like one whose writer was killed: it is shown as far as it goes.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from gradient_jupyter.workspace.packs import pack
 DATA = b"what was sent\n" * 3000
 SCRIPT = """
 import os, sys
-for n in range(4000): print("line", n, "of", sys.argv[1])
+for n in range(8000): print("line", n, "of", sys.argv[1])
 with open(os.environ["GRADIENT_ARTIFACTS_DIR"] + "/left", "wb") as file: file.write(b"kept" * 9000)
 if len(sys.argv) > 2:
     with open(sys.argv[2], "a+") as witness:
@@ -52,6 +53,8 @@ def damage(path: Path, kind: str) -> None:
             data = bytearray()
         case "half":
             del data[len(data) // 2 :]
+        case _ if not data:
+            data = bytearray(b"\x10")
         case _:
             data[{"first": 0, "middle": len(data) // 2, "last": len(data) - 1}[kind]] ^= 0x10
     mode = path.stat()
@@ -161,7 +164,7 @@ def read_log(server: SoloServer, job_id: str, name: str) -> str:
             piece = json.loads(value)
             shown += piece["text"] if piece["stream"] == "stdout" else ""
             named = named or (piece["stream"] == "platform" and "damaged" in piece["text"])
-    lines = "".join(f"line {n} of {name}\n" for n in range(4000))
+    lines = "".join(f"line {n} of {name}\n" for n in range(8000))
     assert lines.startswith(shown), "other bytes were shown"
     if shown == lines:
         return "whole"
@@ -242,9 +245,9 @@ def where(kept: Root, which: str) -> str:
 
 #: Which file, and what may be named when it is damaged (besides ``FINE``). One of ``must`` has to be.
 FILES: dict[str, tuple[set[str], bool]] = {
-    "log": ({"log damaged", "log none"}, True),
+    "log": ({"log damaged", "log none", "log short"}, True),
     "index": (set(), False),
-    "unseen log": ({"log damaged", "log none"}, True),
+    "unseen log": ({"log damaged", "log none", "log short"}, True),
     "manifest": ({"blob-damaged"}, True),
     "blob": ({"blob-damaged"}, True),
     "engine spec": ({"lost"}, True),
