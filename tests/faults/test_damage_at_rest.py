@@ -5,8 +5,8 @@ damaged data are named, never served and never silently replaced; the server sta
 empty. It heals when the file is put back.
 
 Not seen by anybody: a flipped bit inside a value of the database that leaves a value (SQLite has no
-checksums), and in the log of its last commits, which SQLite takes for the torn end of a crash. A job's log that
-was cut looks like one whose writer was killed: it is shown as far as it goes.
+checksums), and in the log of its last commits, which SQLite takes for the torn end of a crash. A job's log
+that was cut looks like one whose writer was killed: it is shown as far as it goes.
 """
 
 from __future__ import annotations
@@ -44,6 +44,10 @@ if len(sys.argv) > 2:
 """
 SOCKETS = shutil.ignore_patterns(".hints")
 KINDS = ("empty", "half", "first", "middle", "last")
+
+
+def slow(*values: str):
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def damage(path: Path, kind: str) -> None:
@@ -376,7 +380,7 @@ def test_the_log_of_another_database_is_not_believed(kept, tmp_path):
         assert (server.data / "gradient.sqlite").read_bytes() == before
 
 
-@pytest.mark.parametrize("how", ["gone", "empty", "gone with its mark"])
+@pytest.mark.parametrize("how", [slow("gone"), "empty", "gone with its mark"])
 def test_a_root_without_its_database_is_refused_rather_than_begun_anew(kept, tmp_path, how):
     with kept.copy() as server:
         for path in server.data.glob("gradient.sqlite*"):
@@ -402,8 +406,17 @@ def test_a_database_without_its_log_shows_what_it_had_and_removes_no_files(kept,
         assert (server.data / "jobs" / kept.unseen / "1" / "artifacts" / "left").exists()
 
 
-@pytest.mark.parametrize("what", ["gradient.sqlite", "install", "lock"])
-@pytest.mark.parametrize("how", ["directory", "link"])
+@pytest.mark.parametrize(
+    ("what", "how"),
+    [
+        ("gradient.sqlite", "link"),
+        ("lock", "directory"),
+        slow("gradient.sqlite", "directory"),
+        slow("install", "directory"),
+        slow("install", "link"),
+        slow("lock", "link"),
+    ],
+)
 def test_something_else_in_the_place_of_a_file_is_refused_by_name(kept, tmp_path, what, how):
     with kept.copy() as server:
         path = server.data / what
@@ -414,7 +427,7 @@ def test_something_else_in_the_place_of_a_file_is_refused_by_name(kept, tmp_path
         assert (tmp_path / "moved").is_file()
 
 
-@pytest.mark.parametrize("what", ["blobs", "jobs", "engines"])
+@pytest.mark.parametrize("what", [slow("blobs"), "jobs", slow("engines")])
 def test_a_directory_that_is_on_a_disk_that_is_not_there_is_refused_by_name(kept, tmp_path, what):
     """Fault: a link to another disk, which is not mounted. With the disk all is as it was."""
     with kept.copy() as server:
@@ -428,7 +441,7 @@ def test_a_directory_that_is_on_a_disk_that_is_not_there_is_refused_by_name(kept
         expect_whole(server, kept)
 
 
-@pytest.mark.parametrize("which", ["log", "blob", "manifest"])
+@pytest.mark.parametrize("which", ["log", slow("blob"), slow("manifest")])
 def test_a_directory_in_the_place_of_a_stored_file_is_named(kept, tmp_path, which):
     with kept.copy() as server:
         path = server.data / where(kept, which)
@@ -449,7 +462,9 @@ def test_times_of_files_mean_nothing(kept, tmp_path):
         expect_whole(server, kept)
 
 
-@pytest.mark.parametrize("ended", ["stopped", "killed", "killed, and copied without its shared memory"])
+@pytest.mark.parametrize(
+    "ended", [slow("stopped"), slow("killed"), "killed, and copied without its shared memory"]
+)
 def test_a_disk_that_takes_no_writes_is_shown(kept, tmp_path, ended):
     """Fault: the whole disk is read-only, as after an error of its file system. Heals with the next start,
     once it takes writes."""

@@ -45,7 +45,8 @@ with open(os.environ["GRADIENT_STORAGE_DIR"] + "/" + name, "wb") as file:
 mark("end")
 """
 PLACES = ("database", "blobs", "jobs", "engines", "storage", "tmp")
-SIZE = 3 << 20
+#: More than the database's log takes before SQLite brings it into the database (1,000 pages).
+SIZE = 8 << 20
 #: What the reasons of a job may say when a disk was full: ours, or the command's own trouble with it.
 REASONS = {"no-space", "exit"}
 
