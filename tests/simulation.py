@@ -321,6 +321,7 @@ class Store:
         self._connection = connection
         self._world = world
         self.alive = True
+        self.read_only = ""
 
     async def read(self, work: Callable[[Connection], Any]) -> Any:
         await self._turn()

@@ -51,7 +51,11 @@ class SoloServer:
                 env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
                 start_new_session=True,
             )  # fmt: skip
-        assert self.process.stdout is not None
+        return self.ready()
+
+    def ready(self) -> SoloServer:
+        """Waits for its one line, and reads where it is."""
+        assert self.process is not None and self.process.stdout is not None
         with self.process.stdout as ready:
             line = ready.readline()
         assert line, f"the server did not start:\n{self.log()}"

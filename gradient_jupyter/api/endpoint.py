@@ -9,6 +9,7 @@ logged under an id and answered as a 500 that names it.
 from __future__ import annotations
 
 import asyncio
+import errno
 import hmac
 import logging
 from collections.abc import Sequence
@@ -28,12 +29,15 @@ from gradient_jupyter.resources.errors import (
     Forbidden,
     GradientError,
     InvalidRequest,
+    NoSpace,
     NotAllowed,
     NotFound,
     ServerError,
+    ServerUnavailable,
     TooLarge,
     Unauthenticated,
 )  # fmt: skip
+from gradient_jupyter.store.database import refusal
 
 log = logging.getLogger(__name__)
 
@@ -236,6 +240,8 @@ class Endpoint(web.RequestHandler):
                 f"{self.request.method} does not exist here.",
                 next=f"Here are: {', '.join(sorted(self.routes))}.",
             )
+        if route.right is Right.WRITE and self.plane.read_only:
+            raise refusal(self.plane.read_only)
         path = {name: self.path_kwargs[name] for name in route.names}
         if principal.attempt is not None and not (
             route.from_inside and path.get("job_id") == principal.attempt[0]
@@ -320,6 +326,8 @@ class Endpoint(web.RequestHandler):
         self._refuse(error)
 
     def _refuse(self, error: Exception) -> None:
+        if isinstance(error, OSError):
+            error = _of_the_system(error)
         if not isinstance(error, GradientError):
             incident = new_id("x")
             log.error("%s: %s %s", incident, self.request.method, self.request.path, exc_info=error)
@@ -344,6 +352,29 @@ class Endpoint(web.RequestHandler):
         if status == 405:
             self.set_header("Allow", ", ".join(sorted(self.routes)) or "GET")
         self.finish(msgspec.json.encode(ErrorAnswer(error=error.body())))
+
+
+def _of_the_system(error: OSError) -> Exception:
+    """What the machine is short of, in our words; everything else as it is."""
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return NoSpace(
+                "The server's disk is full, so this was not done.",
+                next="Free some space: gradient jobs delete removes old runs.",
+            )
+        case errno.EMFILE | errno.ENFILE:
+            return ServerUnavailable(
+                "The server has too many files and connections open to do this now.",
+                next="Try again soon; raise its limit (ulimit -n) if that repeats.",
+                code="too-many-files",
+            )
+        case errno.EIO | errno.EROFS:
+            return ServerError(
+                f"The server's disk refuses to work: {error}.",
+                next="The system's log says more. Nothing was stored.",
+                code="disk-error",
+            )
+    return error
 
 
 def _declared(headers: httputil.HTTPHeaders) -> int:

@@ -22,6 +22,7 @@ from gradient_jupyter.engines.base import Unreachable
 from gradient_jupyter.resources.admin import Collected, Freed
 from gradient_jupyter.store import events as event_rows
 from gradient_jupyter.store import jobs as rows
+from gradient_jupyter.store.database import refusal
 from gradient_jupyter.workspace.inside import remove_tree
 from gradient_jupyter.workspace.space import space_of
 from gradient_jupyter.workspace.wording import decimal
@@ -69,6 +70,8 @@ class Keeper:
     async def collect(self, *, dry_run: bool = False, trust_clock: bool = False) -> Collected:
         """Everything there is to clear away, at a person's word."""
         plane = self._plane
+        if plane.read_only:
+            raise refusal(plane.read_only)
         async with self._turn:
             before = shutil.disk_usage(plane.layout.root).free
             retired = await self._retention.apply(dry_run=dry_run, trust_clock=trust_clock)
@@ -104,7 +107,7 @@ class Keeper:
     async def _run(self) -> None:
         whole_due = 0.0
         await asyncio.sleep(_SETTLE_S)
-        while True:
+        while not self._plane.read_only:
             began = time.monotonic()
             try:
                 async with self._turn:

@@ -41,6 +41,11 @@ class Layout:
         return self.root / "fetches"
 
     @property
+    def install(self) -> Path:
+        """The install id, once more beside the database: whose files these are."""
+        return self.root / "install"
+
+    @property
     def lock(self) -> Path:
         return self.root / "lock"
 

@@ -63,17 +63,10 @@ async def follow(
         yield job
         cursor.begin(job, attempt)
         while True:
-            bell.mute()
-            fresh = await followed.job()
-            while (item := await cursor.next()) is not None:
-                yield item
-            if fresh is not job:
-                job = fresh
-                yield job
-            if attempt is None and job.attempt > cursor.attempt:
-                cursor.move(cursor.attempt + 1 if cursor.attempt else job.attempt)
-                continue
             if job.final or not follow or job.attempt > cursor.attempt:
+                if cursor.gone:
+                    # What the reader has seen is gone as a whole.
+                    yield Truncated(offset=start.offset, size=0)
                 yield Ended(final=job.final, job=job)
                 return
             await bell.wait()
@@ -147,6 +140,11 @@ class _Cursor:
             self._start = Position()
         self._epoch, self._offset, self._damaged = 0, 0, False
         self._open(attempt)
+
+    @property
+    def gone(self) -> bool:
+        """The reader has been in a log, and now there is none at all."""
+        return bool(self._start.epoch) and not (self._epoch or self._damaged)
 
     async def next(self) -> bytes | Truncated | None:
         """What comes next; None when nothing does as yet."""

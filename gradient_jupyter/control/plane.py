@@ -83,7 +83,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 class Plane:
     """``engine`` is made by the caller, who also gives it ``unpack``. ``key`` is what the tokens of runs are
-    made from, ``callback_url`` where a run reaches this server's API."""
+    made from, ``callback_url`` where a run reaches this server's API.
+
+    ``read_only`` says why nothing may be changed; it may come to be said later, when damage shows. Nothing is
+    reconciled then: the rows can no longer be believed, so nothing may be stopped or removed because of them.
+    """
 
     def __init__(
         self,
@@ -94,6 +98,7 @@ class Plane:
         make_engine: Callable[[Plane], Engine],
         key: bytes,
         callback_url: str,
+        read_only: str = "",
     ) -> None:
         self.layout = layout
         self.install = install
@@ -106,7 +111,7 @@ class Plane:
         #: Uploads that were cut off and whose blobs are being put away.
         self.cut_intakes: set[Intake] = set()
         self.ballast = Ballast(layout.ballast, settings.ballast_bytes)
-        self.database = Database(layout.database, self.changes.published, self.ballast.drop)
+        self.database = Database(layout.database, self.changes.published, self.ballast.drop, read_only)
         self.followed = Followed(self.changes, self.database)
         self._files = ThreadPoolExecutor(4, "files")
         self.visits = Visits(
@@ -130,12 +135,19 @@ class Plane:
 
     async def start(self) -> None:
         """Starts what runs by itself, and takes up again whatever was not finished."""
+        self.database.start()
+        if self.read_only:
+            return
         self.layout.datasets.mkdir(parents=True, exist_ok=True)
         await self.on_files(self.visits.clear)
-        self.database.start()
         await self.engine.start()
         await self.keeper.start()
         await self.reconciler.start()
+
+    @property
+    def read_only(self) -> str:
+        """Why nothing may be changed, and the way out; empty in ordinary times."""
+        return self.database.read_only
 
     async def close(self) -> None:
         """Stops acting. Tasks go on; the next start takes them up."""
@@ -187,7 +199,9 @@ class Plane:
 
     def check_space(self, incoming: int = 0) -> None:
         """Raises ``NoSpace`` when taking in that many bytes would leave too little."""
-        free = shutil.disk_usage(self.layout.root).free
+        # Each may lie on a disk of its own.
+        places = (self.layout.root, self.layout.blobs, self.layout.jobs)
+        free = min(shutil.disk_usage(place).free for place in places if place.exists())
         kept = self.settings.reserve_bytes
         if free - incoming < kept:
             raise NoSpace(

@@ -102,6 +102,9 @@ class Reconciler:
     async def _worker(self) -> None:
         while True:
             key = await self._work.get()
+            if self._plane.read_only:
+                self._work.done(key)
+                continue
             try:
                 await self._reconcile(key)
             except asyncio.CancelledError:
@@ -109,7 +112,7 @@ class Reconciler:
             except Exception as error:
                 # Whatever it was: no state was changed by it, and the same question is asked again later.
                 delay = self._work.failed(key)
-                known = isinstance(error, Unreachable | NoSpace)
+                known = isinstance(error, Unreachable | GradientError)
                 log.warning("%s: %s; again in %.1f s", key, error, delay, exc_info=None if known else error)
             else:
                 self._work.done(key)
@@ -418,9 +421,15 @@ class Reconciler:
             return
         for key in present:
             known = await plane.database.read(partial(rows.job_of_key, key=key))
+            mine = tasks.job_of(plane.install, key)
+            if known is None and mine is not None:
+                # A database that was restored, or has lost its last commits, may not know of an attempt that
+                # was made. Its task stays: it is found when that attempt is made again, not started twice.
+                job = await plane.database.read(partial(rows.find, job_id=mine))
+                known = None if job is None else rows.Known(job.id, True)
             if known is not None and known.current:
                 self._work.add(known.job_id)
-            elif known is not None or tasks.job_of(plane.install, key) is not None:
+            elif mine is not None:
                 # Also one of an attempt that another has followed: it was believed to be gone, and is fenced.
                 log.warning("removing %s: no job wants it", key)
                 try:
@@ -432,6 +441,8 @@ class Reconciler:
     async def _relist_forever(self) -> None:
         while True:
             await asyncio.sleep(_RELIST_S)
+            if self._plane.read_only:
+                return
             try:
                 await self._relist()
                 await self._plane.database.write(event_rows.trim)

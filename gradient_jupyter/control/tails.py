@@ -118,6 +118,12 @@ class LogFile:
                 next="What stands before the damage was shown; the file itself is left as it is.",
                 code="log-damaged",
             ) from damage
+        except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
+            raise ServerError(
+                f"The log is damaged: it cannot be read ({error}).",
+                next="The file itself is left as it is.",
+                code="log-damaged",
+            ) from error
         finally:
             if self._reader is not None:
                 self._reader.park()

@@ -7,6 +7,7 @@ is what the holder says of itself; its readers check that it can prove it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -26,8 +27,9 @@ class DataRootUnsafe(Exception):
     """The data root cannot be trusted with anything. The text says why and what to do."""
 
 
-def claim(root: Path, lock: Path) -> int:
-    """Makes the data root if need be and takes its lock. The descriptor holds it for this process's life."""
+def claim(root: Path, lock: Path) -> tuple[int, bool]:
+    """Makes the data root if need be and takes its lock. The descriptor holds it for this process's life;
+    beside it: whether the disk takes writes."""
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
     if (kind := file_system(root)) in NETWORK:
         raise DataRootUnsafe(
@@ -40,9 +42,16 @@ def claim(root: Path, lock: Path) -> int:
             f"{root} belongs to another user (uid {status.st_uid}). "
             "Choose another with --data, or GRADIENT_DATA_DIR."
         )
-    if status.st_mode & 0o077:
-        root.chmod(0o700)
-    fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    writable = True
+    try:
+        if status.st_mode & 0o077:
+            root.chmod(0o700)
+        fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        writable = False
+        fd = os.open(lock, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -52,9 +61,11 @@ def claim(root: Path, lock: Path) -> int:
             f"Another server (pid {holder or 'unknown'}) already works on {root}. Use that one, stop it with "
             "`gradient server stop`, or give this one other data with --data."
         ) from None
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, str(os.getpid()).encode(), 0)
-    return fd
+    if writable:
+        with contextlib.suppress(OSError):  # it only says who; a full disk keeps nobody from starting
+            os.pwrite(fd, f"{os.getpid():<10}".encode(), 0)
+            os.ftruncate(fd, 10)
+    return fd, writable
 
 
 def key(path: Path) -> bytes:

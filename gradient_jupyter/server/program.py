@@ -22,7 +22,7 @@ from typing import Any, Literal, cast, get_args
 
 import msgspec
 import traitlets
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy import Connection
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from traitlets.config import Application
@@ -41,8 +41,12 @@ from gradient_jupyter.control.queue import Limits
 from gradient_jupyter.engines.base import Unreachable
 from gradient_jupyter.engines.local import LocalEngine
 from gradient_jupyter.resources.base import now_us
+from gradient_jupyter.resources.errors import GradientError
+from gradient_jupyter.resources.owner import User
 from gradient_jupyter.resources.server import API, Runtime, config_root, data_root, runtime_file
 from gradient_jupyter.server import claimed, descriptors
+from gradient_jupyter.server.dataroot import DataRootRefused, Opened, open_data_root
+from gradient_jupyter.server.listening import Listener
 from gradient_jupyter.store import jobs as job_rows
 from gradient_jupyter.store import schema, users
 from gradient_jupyter.workspace.blobs import BlobStore
@@ -176,21 +180,18 @@ class GradientServer(Application):
     def start(self) -> None:
         layout = Layout(Path(self.data).expanduser().absolute() if self.data else data_root())
         try:
-            lock = claimed.claim(layout.root, layout.lock)
-            install = schema.prepare(layout.database)
+            opened = open_data_root(layout)
         except claimed.DataRootTaken as error:
             self._give_up(str(error), TAKEN)
-        except (claimed.DataRootUnsafe, schema.SchemaRefused) as error:
+        except (claimed.DataRootUnsafe, DataRootRefused) as error:
             self._give_up(str(error), REFUSED)
-        except OSError as error:
-            self._give_up(f"The data root {layout.root} cannot be used: {error}.", REFUSED)
         open_files = descriptors.raise_limit()
         try:
-            asyncio.run(Solo(self, layout, install, open_files).serve())
+            asyncio.run(Solo(self, layout, opened, open_files).serve())
         except CannotStart as error:
             self._give_up(str(error), REFUSED)
         finally:
-            os.close(lock)
+            os.close(opened.lock)
 
     def settings(self) -> Settings:
         try:
@@ -250,10 +251,11 @@ class Solo:
 
     mode = "solo"
 
-    def __init__(self, program: GradientServer, layout: Layout, install: str, open_files: int) -> None:
+    def __init__(self, program: GradientServer, layout: Layout, opened: Opened, open_files: int) -> None:
         self._program = program
         self._layout = layout
-        self._install = install
+        self._install = opened.install
+        self._read_only = opened.read_only
         self._open_files = open_files
         self._done = asyncio.Event()
         self.token = "gru_" + secrets.token_urlsafe(32)
@@ -287,21 +289,23 @@ class Solo:
             key = claimed.key(config_root() / "keys" / self._install)
         except OSError as error:
             raise CannotStart(f"This server's key cannot be read or made: {error}.") from error
-        # The lock on the data root makes us its only writer.
-        blobs = BlobStore(layout.blobs, alone=True)
-        plane = Plane(
-            layout, self._install, program.settings(), blobs, self._local_engine, key,
-            f"{self.url}/api/{API}",
-        )  # fmt: skip
         try:
+            # The lock on the data root makes us its only writer.
+            blobs = BlobStore(layout.blobs, alone=True, tidy=not self._read_only)
+            plane = Plane(
+                layout, self._install, program.settings(), blobs, self._local_engine, key,
+                f"{self.url}/api/{API}", self._read_only,
+            )  # fmt: skip
             await plane.start()
+            user = await self._user(plane)
         except Unreachable as error:
             raise CannotStart(f"The engine cannot be used. {error}") from error
-        except DatabaseError as error:
-            raise CannotStart(
-                f"{layout.database} cannot be read: {error.orig}. Nothing was changed. Restore it from a "
-                "backup, or move it away to start empty."
-            ) from error
+        except GradientError as error:
+            raise CannotStart(str(error)) from error
+        except OSError as error:
+            raise CannotStart(f"The data root {layout.root} cannot be used: {error}.") from error
+        if self._read_only:
+            log.error("read-only: %s", self._read_only)
         runtime_path = runtime_file(layout.root)
         runtime = Runtime(
             url=self.url,
@@ -312,8 +316,8 @@ class Solo:
             data=str(layout.root),
         )
         server: HTTPServer | None = None
+        listener: Listener | None = None
         try:
-            user = await plane.database.write(lambda connection: users.ensure(connection, "solo", _login()))
             hosts = frozenset(f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]"))
             door = Door(self.token, Principal(user_id=user.id, name=user.name), hosts)
             # Our own limits answer in our own words, so tornado's must not come first.
@@ -321,7 +325,7 @@ class Solo:
                 application(plane, self, door), max_body_size=1 << 60, max_header_size=64 * 1024,
                 idle_connection_timeout=3600, chunk_size=256 * 1024,
             )  # fmt: skip
-            server.add_sockets(sockets)
+            listener = Listener(server, sockets)
             claimed.publish(runtime_path, runtime)
             _ready(self.url)
             gc.collect()
@@ -330,8 +334,9 @@ class Solo:
             await self._until_done(plane)
         finally:
             claimed.withdraw(runtime_path, runtime)
+            if listener is not None:
+                listener.close()
             if server is not None:
-                server.stop()
                 # Streams end now, without their `end`: clients come back to the next server.
                 await server.close_all_connections()
             await plane.close()
@@ -358,11 +363,34 @@ class Solo:
         while not self._done.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._done.wait(), min(idle_s / 4, 15))
-            if self.streams or await plane.database.read(job_rows.live):
+            if self.streams or await self._works(plane):
                 self.touch()
             elif time.monotonic() - self._needed >= idle_s:
                 log.info("nothing ran and nobody asked for %.0f s", idle_s)
                 return
+
+    async def _works(self, plane: Plane) -> bool:
+        """Whether a job needs us. A read-only server does nothing for any."""
+        if plane.read_only:
+            return False
+        try:
+            return await plane.database.read(job_rows.live) > 0
+        except Exception as error:  # a disk that has no answer now: not a reason to go
+            log.warning("whether jobs run cannot be read: %s", error)
+            return True
+
+    async def _user(self, plane: Plane) -> User:
+        if plane.read_only:
+            found = await plane.database.read(lambda connection: users.find(connection, "solo"))
+            if found is None:
+                raise CannotStart(f"There is nothing to show yet. {plane.read_only}")
+            return found
+
+        def arrive(connection: Connection) -> User:
+            schema.note_start(connection)
+            return users.ensure(connection, "solo", _login())
+
+        return await plane.database.write(arrive)
 
 
 def _listen(port: int, last: Path) -> list[socket.socket]:

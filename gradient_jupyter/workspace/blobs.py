@@ -152,6 +152,8 @@ class BlobStore:
             return open(self._path(digest), "rb", buffering=0)
         except FileNotFoundError:
             raise Damaged(digest, "it is missing") from None
+        except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
+            raise Damaged(digest, f"it cannot be read: {error.strerror}") from None
 
     def _pieces(self, digest: str) -> Generator[bytes, None, None]:
         """The decoded bytes. The last piece comes only after everything has been verified, so that a blob of

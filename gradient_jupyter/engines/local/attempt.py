@@ -59,6 +59,8 @@ class Attempt:
             new = self._root / f"{NEW}{secrets.token_hex(8)}"
             new.mkdir(mode=0o700)
             try:
+                # Here, where a full disk can still refuse the task: its supervisor could only wait for room.
+                private.reserve_exit(str(new))
                 private.write(str(new), private.SPEC, spec)
                 new.rename(self.path)  # lost in a power loss unless a start was marked, which is as well
             except FileExistsError:
@@ -106,6 +108,8 @@ class Attempt:
         return seen
 
     def _how_lost(self) -> str:
+        if private.exists(self._dir, private.EXIT):
+            return "What was written down of its end is damaged, so nobody knows how it ended."
         who = self._supervisor()
         if who and who.boot != process.boot_id():
             return "The machine was restarted while it ran."

@@ -5,7 +5,6 @@ Standard library only: part of the supervisor.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import sys
@@ -90,6 +89,9 @@ class Journal:
         """Bytes that are not in the log."""
         self._unsaid = 0
         self._retry_at = 0.0
+        self._unsure = ""
+        """Why what a sync should have brought to the disk may not be there. No later sync says so: the system
+        forgets what it could not write."""
         self._unsynced = False
         self._dirty = threading.Event()
         self._closing = threading.Event()
@@ -140,8 +142,13 @@ class Journal:
             if self._closing.wait(SYNC_AFTER_S):
                 return
             self._dirty.clear()
-            with contextlib.suppress(OSError):
-                self._log.sync()
+            self._sync()
+
+    def _sync(self) -> None:
+        try:
+            self._log.sync()
+        except OSError as error:
+            self._unsure = self._unsure or (error.strerror or str(error))
 
     def close(self) -> str:
         """Everything on disk. Returns what is to be said about it, if anything."""
@@ -151,13 +158,12 @@ class Journal:
         self._dirty.set()
         if self._thread:
             self._thread.join()
-        trouble = ""
-        try:
-            self._log.sync()
-        except OSError as error:
-            trouble = f"The end of its log may not survive a power loss ({error.strerror})."
+        self._sync()
+        trouble = f"Parts of its log may not be on the disk ({self._unsure})." if self._unsure else ""
         self._log.close()
         self._hints.flush()
         if self.lost:
-            trouble = f"{self.lost} bytes of its output are not in the log: no space was left."
+            trouble = (
+                f"{self.lost} bytes of its output are not in the log: no space was left. {trouble}".strip()
+            )
         return trouble

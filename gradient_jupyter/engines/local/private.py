@@ -14,6 +14,9 @@ exit.json  both        how it ended. The last thing written
 trouble    supervisor  a traceback, when the supervisor itself failed
 ========== =========== ===============================================================================
 
+Each bears a checksum, so that a flipped bit does not become another exit code; what does not fit it counts as
+not there.
+
 Standard library only: part of the supervisor.
 """
 # ruff: noqa: PTH104, PTH108, PTH123  # part of the supervisor, which starts in milliseconds: no pathlib
@@ -25,6 +28,7 @@ import fcntl
 import json
 import os
 import time
+import zlib
 from typing import Any
 
 SPEC = "spec"
@@ -44,6 +48,7 @@ STATUS_FD = 3
 
 _RESERVED = ".exit"
 _EXIT_BYTES = 4096
+_SUM = "crc32"
 
 
 def read(directory: str, name: str) -> dict[str, Any] | None:
@@ -53,7 +58,10 @@ def read(directory: str, name: str) -> dict[str, Any] | None:
             value = json.load(file)
     except (OSError, ValueError):
         return None
-    return value if isinstance(value, dict) else None
+    if not isinstance(value, dict):
+        return None
+    total = value.pop(_SUM, None)  # supervisors of before 0.2 wrote none
+    return value if total is None or total == _sum(value) else None
 
 
 def exists(directory: str, name: str) -> bool:
@@ -113,7 +121,7 @@ def write_exit(directory: str, value: dict[str, Any]) -> None:
 
 def _fill(fd: int, value: dict[str, Any], durable: bool = True) -> None:
     try:
-        data = json.dumps(value).encode()
+        data = json.dumps({**value, _SUM: _sum(value)}).encode()
         written = 0
         while written < len(data):
             written += os.write(fd, data[written:])
@@ -122,6 +130,10 @@ def _fill(fd: int, value: dict[str, Any], durable: bool = True) -> None:
             os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _sum(value: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(value).encode())
 
 
 def sync_directory(directory: str) -> None:

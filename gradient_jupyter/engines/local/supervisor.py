@@ -42,7 +42,7 @@ if __name__ == "__main__":
         sys.modules[_package.__name__] = _package
 
 from gradient_jupyter.engines import framedlog
-from gradient_jupyter.engines.local import command, endings, journal, private, process
+from gradient_jupyter.engines.local import command, endings, journal, kept, private, process
 from gradient_jupyter.engines.local.endings import Ending
 from gradient_jupyter.engines.local.tree import LEFTOVER_GRACE_S, Tree
 
@@ -359,12 +359,12 @@ def supervise(directory: str, world: World) -> None:
 
 def _supervise(directory: str, world: World) -> None:
     me = process.identity(os.getpid())
-    private.write(directory, private.PID, me._asdict() if me else {}, durable=False)
     if private.exists(directory, private.EXIT) or private.exists(directory, private.STARTED):
         return
     hints = journal.Hints(os.path.dirname(directory), private.SOCKET, world.key)
-    hints.state()
     try:
+        private.write(directory, private.PID, me._asdict() if me else {}, durable=False)
+        hints.state()
         private.reserve_exit(directory)
         ending = _run(directory, world, hints)
     except Exception as error:
@@ -388,7 +388,8 @@ def _run(directory: str, world: World, hints: journal.Hints) -> Ending:
         ending = _start_and_wait(directory, world, hints, log)
     finally:
         trouble = log.close()
-    ending.message = f"{ending.message} {trouble}".strip()
+    left = kept.sync(os.path.join(os.path.dirname(world.log), "artifacts"))
+    ending.message = " ".join(part for part in (ending.message, trouble, left) if part)
     return ending
 
 
