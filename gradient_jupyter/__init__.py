@@ -6,9 +6,12 @@ when they are first asked for, so that a notebook pays only for what it uses.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+#: What type checkers take for true. To import it from ``typing`` would double what importing us costs.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from gradient_jupyter.client import Client as Client
     from gradient_jupyter.resources.errors import GradientError as GradientError
 

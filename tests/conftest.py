@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -12,7 +13,13 @@ from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that tests find the harness `solo`
 
+from gitserver import GitServer
 from solo import SoloServer
+
+# A shell that starts the tests in its background has them ignore Ctrl-C, and what is ignored stays ignored in
+# every process they start: also in those that are then sent it to see what they do.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Machines are noisy: no test fails for being slow.
 settings.register_profile("gradient", deadline=None)
@@ -48,5 +55,43 @@ def solo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SoloServer]:
 def own_solo(tmp_path: Path) -> Iterator[SoloServer]:
     """A server of one's own, to be killed and started again. Not started yet."""
     server = SoloServer(tmp_path, "--GradientServer.stop_grace_s=2")
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def git_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GitServer]:
+    """A repository server that ``fetching`` may go to. Tests have repositories of their own, by name."""
+    server = GitServer(tmp_path_factory.mktemp("git"))
+    yield server
+    server.stop()
+
+
+def outbound_options(server: GitServer) -> tuple[str, ...]:
+    return (
+        f"--GradientServer.outbound_allow=['localhost:{server.port}']",
+        f"--GradientServer.outbound_ca_file={server.cert}",
+    )
+
+
+@pytest.fixture(scope="session")
+def fetching(tmp_path_factory: pytest.TempPathFactory, git_server: GitServer) -> Iterator[SoloServer]:
+    """A running server whose administrator lets it go to ``git_server``, and fetch 1 MiB at most."""
+    server = SoloServer(
+        tmp_path_factory.mktemp("fetching"),
+        *outbound_options(git_server),
+        "--GradientServer.outbound_max_bytes=1048576",
+        "--GradientServer.machine_types={'small': {'cpus': 0.01, 'memory_bytes': 1048576}}",
+        "--GradientServer.default_machine_type=small",
+    )
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def own_fetching(tmp_path: Path, git_server: GitServer) -> Iterator[SoloServer]:
+    """As ``fetching``, to be killed and started again. Not started yet."""
+    server = SoloServer(tmp_path, *outbound_options(git_server))
     yield server
     server.stop()

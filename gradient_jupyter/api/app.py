@@ -8,6 +8,7 @@ from typing import Any
 from tornado import web
 
 from gradient_jupyter.api import (
+    admin,
     artifacts,
     events,
     jobs,
@@ -34,7 +35,7 @@ def all_routes() -> list[Route]:
     def document() -> dict[str, Any]:
         return openapi.document(found, PREFIX)
 
-    for noun in (projects, jobs, logs, artifacts, snapshots, machine_types, events):
+    for noun in (projects, jobs, logs, artifacts, snapshots, machine_types, events, admin):
         found += noun.routes()
     found += server.routes(document)
     return found

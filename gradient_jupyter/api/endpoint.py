@@ -9,6 +9,7 @@ logged under an id and answered as a 500 that names it.
 from __future__ import annotations
 
 import asyncio
+import errno
 import hmac
 import logging
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ import msgspec
 from tornado import httputil, iostream, web
 
 from gradient_jupyter.api.routes import Answer, Call, Host, Right, Route, Sink
+from gradient_jupyter.control import attempts, tokens
 from gradient_jupyter.control.access import Principal
 from gradient_jupyter.control.plane import Plane
 from gradient_jupyter.resources.base import new_id
@@ -27,12 +29,15 @@ from gradient_jupyter.resources.errors import (
     Forbidden,
     GradientError,
     InvalidRequest,
+    NoSpace,
     NotAllowed,
     NotFound,
     ServerError,
+    ServerUnavailable,
     TooLarge,
     Unauthenticated,
 )  # fmt: skip
+from gradient_jupyter.store.database import refusal
 
 log = logging.getLogger(__name__)
 
@@ -70,18 +75,21 @@ class Door:
                     code="foreign-origin",
                 )
 
-    def principal(self, headers: httputil.HTTPHeaders) -> Principal:
-        """Whose token this is. Tokens travel in the header only."""
-        kind, _, token = headers.get("Authorization", "").partition(" ")
-        if kind.lower() not in ("bearer", "token") or not hmac.compare_digest(
-            token.strip().encode("utf-8", "surrogateescape"), self._token
-        ):
+    def principal(self, token: str) -> Principal:
+        """Whose token this is."""
+        if not hmac.compare_digest(token.encode("utf-8", "surrogateescape"), self._token):
             raise Unauthenticated(
                 "A token is needed: none was sent, or not this server's.",
                 next="Send Authorization: Bearer <token>; the client finds it by itself.",
                 code="no-token" if not token else "wrong-token",
             )
         return self._principal
+
+
+def bearer(headers: httputil.HTTPHeaders) -> str:
+    """The token. Tokens travel in this header only; empty when there is none."""
+    kind, _, token = headers.get("Authorization", "").partition(" ")
+    return token.strip() if kind.lower() in ("bearer", "token") else ""
 
 
 @web.stream_request_body
@@ -107,7 +115,7 @@ class Endpoint(web.RequestHandler):
     async def prepare(self) -> None:
         self.host.touch()
         try:
-            self._route, self._call = self._admit()
+            self._route, self._call = await self._admit()
             self._refuse_large(_declared(self.request.headers))
             if self._route.sink is not None:
                 # The sink sets its own, larger limits while it reads.
@@ -156,6 +164,8 @@ class Endpoint(web.RequestHandler):
                     raise
             else:
                 self._call.body = self._decode(b"".join(self._chunks))
+                if self._route.ends_with_caller:
+                    self._running = asyncio.current_task()
                 result = await self._route.handle(self._call)
             await self._answer(result)
         except iostream.StreamClosedError:
@@ -171,9 +181,16 @@ class Endpoint(web.RequestHandler):
     def on_connection_close(self) -> None:
         if self._sink is not None:
             sink, self._sink = self._sink, None
-            self._aborting = asyncio.ensure_future(sink.abort())
+            self._ending = asyncio.ensure_future(self._cut(sink))
         if self._running is not None:
             self._running.cancel()
+
+    async def _cut(self, sink: Sink) -> None:
+        try:
+            await sink.cut()
+        except Exception:
+            # Nobody is left to tell. The sender will find that it has to send again.
+            log.warning("%s: what had come of a cut upload is not kept", self.request.path, exc_info=True)
 
     def compute_etag(self) -> None:
         """Hashing every answer to save none of them is not worth it; artifacts have their own."""
@@ -202,14 +219,16 @@ class Endpoint(web.RequestHandler):
 
     # The steps.
 
-    def _admit(self) -> tuple[Route, Call]:
+    async def _admit(self) -> tuple[Route, Call]:
         headers = self.request.headers
         self.door.check_host(headers)
         route = self.routes.get(self.request.method or "")
         if route is not None and route.right is Right.PUBLIC:
             principal = Principal(user_id="", name="anonymous")
+        elif (token := bearer(headers)).startswith(tokens.PREFIX):
+            principal = await attempts.principal(self.plane, token)
         else:
-            principal = self.door.principal(headers)
+            principal = self.door.principal(token)
         if not self.routes:
             raise NotFound(
                 "There is nothing at this address.",
@@ -221,11 +240,22 @@ class Endpoint(web.RequestHandler):
                 f"{self.request.method} does not exist here.",
                 next=f"Here are: {', '.join(sorted(self.routes))}.",
             )
+        if route.right is Right.WRITE and self.plane.read_only:
+            raise refusal(self.plane.read_only)
+        path = {name: self.path_kwargs[name] for name in route.names}
+        if principal.attempt is not None and not (
+            route.from_inside and path.get("job_id") == principal.attempt[0]
+        ):
+            raise Forbidden(
+                "A running job's own token does not open this.",
+                next=f"It opens $GRADIENT_JOB_URL, the job {principal.attempt[0]} itself.",
+                code="attempt-token",
+            )
         call = Call(
             plane=self.plane,
             host=self.host,
             principal=principal,
-            path={name: self.path_kwargs[name] for name in route.names},
+            path=path,
             headers=headers,
             query=self._query(route),
         )
@@ -296,6 +326,8 @@ class Endpoint(web.RequestHandler):
         self._refuse(error)
 
     def _refuse(self, error: Exception) -> None:
+        if isinstance(error, OSError):
+            error = _of_the_system(error)
         if not isinstance(error, GradientError):
             incident = new_id("x")
             log.error("%s: %s %s", incident, self.request.method, self.request.path, exc_info=error)
@@ -320,6 +352,29 @@ class Endpoint(web.RequestHandler):
         if status == 405:
             self.set_header("Allow", ", ".join(sorted(self.routes)) or "GET")
         self.finish(msgspec.json.encode(ErrorAnswer(error=error.body())))
+
+
+def _of_the_system(error: OSError) -> Exception:
+    """What the machine is short of, in our words; everything else as it is."""
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return NoSpace(
+                "The server's disk is full, so this was not done.",
+                next="Free some space: gradient jobs delete removes old runs.",
+            )
+        case errno.EMFILE | errno.ENFILE:
+            return ServerUnavailable(
+                "The server has too many files and connections open to do this now.",
+                next="Try again soon; raise its limit (ulimit -n) if that repeats.",
+                code="too-many-files",
+            )
+        case errno.EIO | errno.EROFS:
+            return ServerError(
+                f"The server's disk refuses to work: {error}.",
+                next="The system's log says more. Nothing was stored.",
+                code="disk-error",
+            )
+    return error
 
 
 def _declared(headers: httputil.HTTPHeaders) -> int:
@@ -349,3 +404,8 @@ class _Wire:
         self._handler.write(data)
         await self._handler.flush()
         self._handler.host.touch()
+
+    def remind(self, data: bytes) -> None:
+        if not self._handler.request.connection.stream.writing():  # type: ignore[union-attr]
+            self._handler.write(data)
+            self._handler.flush()

@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 
 from gradient_jupyter.api.routes import Call, Right, Route
-from gradient_jupyter.api.streams import EventStream, Message
+from gradient_jupyter.api.streams import EventStream, message
 from gradient_jupyter.control import events
 from gradient_jupyter.control.events import Reset
 from gradient_jupyter.resources.event import Event
 
 
-async def follow(call: Call) -> EventStream:
-    source = events.follow(call.plane, call.principal, call.headers.get("Last-Event-ID"))
-    return EventStream(call.host, _messages(call.plane.install, source))
+async def follow(call: Call) -> EventStream[bytes | Reset]:
+    install = call.plane.install
+    source = events.follow(
+        call.plane, call.principal, call.headers.get("Last-Event-ID"), partial(_changes, install)
+    )
+    return EventStream(call.host, source, partial(_encode, install))
 
 
-async def _messages(
-    install: str, source: AsyncIterator[Event | Reset | None]
-) -> AsyncIterator[Message | None]:
-    async for item in source:
-        match item:
-            case None:
-                yield None
-            case Reset(seq):
-                yield Message("reset", msgspec.json.encode({"seq": seq}), f"{install}-{seq}")
-            case Event():
-                yield Message("change", msgspec.json.encode(item), f"{install}-{item.seq}")
+def _changes(install: str, found: Sequence[Event]) -> bytes:
+    return b"".join(
+        message("change", msgspec.json.encode(event), f"{install}-{event.seq}") for event in found
+    )
+
+
+def _encode(install: str, item: bytes | Reset) -> bytes:
+    match item:
+        case bytes():
+            return item
+        case Reset(seq):
+            return message("reset", msgspec.json.encode({"seq": seq}), f"{install}-{seq}")
 
 
 def routes() -> list[Route]:

@@ -30,7 +30,7 @@ class Right(enum.StrEnum):
     READ = "read"
     WRITE = "write"
     OPERATE = "operate"
-    """Stop the server itself. In solo that is its one user's."""
+    """Stop the server itself, and look after it. In solo that is its one user's."""
 
 
 class Sink(Protocol):
@@ -38,6 +38,9 @@ class Sink(Protocol):
 
     async def feed(self, chunk: bytes) -> None: ...
     async def finish(self) -> object: ...
+    async def cut(self) -> None:
+        """The sender went away before the end."""
+
     async def abort(self) -> None: ...
 
 
@@ -46,12 +49,21 @@ class Connection(Protocol):
 
     async def begin(self, status: int, headers: dict[str, str]) -> None: ...
     async def send(self, data: bytes) -> None: ...
+    def remind(self, data: bytes) -> None:
+        """Sends if the reader has taken everything before, and does not wait."""
 
 
 class Answer(Protocol):
     """An answer that writes itself: a file, an archive, an event stream."""
 
     async def write(self, to: Connection) -> None: ...
+
+
+class Heart(Protocol):
+    """Keeps silent streams alive."""
+
+    def heard(self, stream: Connection) -> None: ...
+    def forget(self, stream: Connection) -> None: ...
 
 
 class Host(Protocol):
@@ -61,6 +73,7 @@ class Host(Protocol):
     mode: str
     url: str
     streams: int
+    heart: Heart
     started_us: int
 
     def stop(self) -> None: ...
@@ -97,8 +110,12 @@ class Route:
     """Bytes. 0: ``JSON_BODY`` when there is a ``body``, none otherwise."""
     sink: Callable[[Call], Sink] | None = None
     """Takes the body as it arrives; its ``finish`` is the answer and ``handle`` is not called."""
+    ends_with_caller: bool = False
+    """What it does is of no use to anybody once the caller has hung up: it is cancelled then."""
     media: str = "application/json"
     """The media type of the answer."""
+    from_inside: bool = False
+    """Also open to a running job, with its attempt's token, for itself: ``{job_id}`` must be its own."""
     headers: dict[str, str] = field(default_factory=dict)
     """Request headers it understands, with what they mean: for the document."""
 

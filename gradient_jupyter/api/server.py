@@ -29,10 +29,12 @@ async def hello(call: Call) -> Hello:
 async def show(call: Call) -> ServerInfo:
     plane, host = call.plane, call.host
     engine = plane.engine.capabilities()
+    isolation = "Nothing is started while it is read-only." if plane.read_only else engine.isolation
     return ServerInfo(
         version=__version__, api=API, mode=host.mode, pid=os.getpid(), install=plane.install,
-        engine=engine.name, isolation=engine.isolation, started_us=host.started_us,
+        engine=engine.name, isolation=isolation, started_us=host.started_us,
         jobs=await plane.database.read(job_rows.live), streams=host.streams, data=str(plane.layout.root),
+        read_only=plane.read_only,
     )  # fmt: skip
 
 

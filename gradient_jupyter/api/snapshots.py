@@ -1,10 +1,10 @@
-"""Snapshots over HTTP: ask what is missing, send it in packs, name it."""
+"""Snapshots over HTTP: ask what is missing, send it in packs, name it; or have a repository fetched."""
 
 from __future__ import annotations
 
 from gradient_jupyter.api.routes import MANIFEST_BODY, Call, Right, Route
-from gradient_jupyter.control import snapshots
-from gradient_jupyter.resources.snapshot import Manifest, MissingBlobs, Snapshot
+from gradient_jupyter.control import repositories, snapshots
+from gradient_jupyter.resources.snapshot import FetchGit, GitSnapshot, Manifest, MissingBlobs, Snapshot
 
 
 async def missing(call: Call) -> MissingBlobs:
@@ -21,6 +21,18 @@ async def receive(call: Call) -> None:
 
 async def create(call: Call) -> Snapshot:
     return await snapshots.create(call.plane, call.principal, call.body)
+
+
+async def fetch(call: Call) -> GitSnapshot:
+    call.host.streams += 1  # the server stays as long as somebody waits for this
+    try:
+        return await repositories.fetch(call.plane, call.principal, call.body.url)
+    finally:
+        call.host.streams -= 1
+
+
+async def manifest(call: Call) -> Manifest:
+    return await snapshots.manifest(call.plane, call.principal, call.path["snapshot_id"])
 
 
 async def show(call: Call) -> Snapshot:
@@ -41,5 +53,14 @@ def routes() -> list[Route]:
             "POST", "/snapshots", Right.WRITE, create, body=Manifest, body_limit=MANIFEST_BODY,
             returns=Snapshot, status=201, summary="Store a manifest whose files have all been sent",
         ),
+        Route(
+            "POST", "/snapshots/git", Right.WRITE, fetch, body=FetchGit, returns=GitSnapshot, status=201,
+            ends_with_caller=True,
+            summary="Have the server fetch a repository at a ref; hanging up cancels it",
+        ),
         Route("GET", "/snapshots/{snapshot_id}", Right.READ, show, returns=Snapshot, summary="One snapshot"),
+        Route(
+            "GET", "/snapshots/{snapshot_id}/manifest", Right.READ, manifest, returns=Manifest,
+            summary="What a snapshot holds",
+        ),
     ]  # fmt: skip

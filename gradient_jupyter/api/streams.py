@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import logging
 import os
 import re
 import threading
 import time
 import zipfile
-from collections.abc import AsyncIterator, Generator, Iterator
-from typing import TYPE_CHECKING, BinaryIO
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from typing import TYPE_CHECKING, BinaryIO, Generic, TypeVar
 from urllib.parse import quote
 
-import msgspec
+import blake3
 
 from gradient_jupyter.api.routes import Connection, Host
+from gradient_jupyter.control.artifacts import ArtifactDamaged, open_known
 from gradient_jupyter.control.plane import Plane
 from gradient_jupyter.resources.artifact import Artifact
-from gradient_jupyter.resources.errors import GradientError, RangeInvalid
-from gradient_jupyter.workspace.inside import open_inside
+from gradient_jupyter.resources.errors import NotFound, RangeInvalid
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
 
-_HEARTBEAT_S = 15.0
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+HEARTBEAT_S = 15.0
 _PIECE = 256 * 1024
 
 #: A zip knows the times from 1980 to 2107 only.
@@ -38,30 +44,55 @@ _ATTACHMENT = {
 }
 
 
-class Message(msgspec.Struct, frozen=True):
+def message(event: str, data: bytes, identity: str = "") -> bytes:
     """One Server-Sent Event. ``data`` is JSON, so it holds no line ends."""
-
-    event: str
-    data: bytes
-    id: str = ""
-
-    def encode(self) -> bytes:
-        head = f"id: {self.id}\n".encode() if self.id else b""
-        return head + b"event: " + self.event.encode() + b"\ndata: " + self.data + b"\n\n"
+    head = f"id: {identity}\nevent: {event}\ndata: " if identity else f"event: {event}\ndata: "
+    return b"".join((head.encode(), data, b"\n\n"))
 
 
-class EventStream:
-    """Sends messages as they come, and a comment every 15 s when none do.
+class Heart:
+    """Beats for every open stream that has been silent for ``every_s``. One timer, however many they are."""
 
-    ``source`` yields ``None`` at least once a second while nothing happens.
-    """
+    def __init__(self, every_s: float = HEARTBEAT_S) -> None:
+        self._every_s = every_s
+        self._silent_since: OrderedDict[Connection, float] = OrderedDict()
+        self._timer: asyncio.TimerHandle | None = None
 
-    def __init__(self, host: Host, source: AsyncIterator[Message | None]) -> None:
+    def heard(self, stream: Connection) -> None:
+        """Something was sent over it just now."""
+        self._silent_since[stream] = time.monotonic()
+        self._silent_since.move_to_end(stream)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._every_s, self._beat)
+
+    def forget(self, stream: Connection) -> None:
+        self._silent_since.pop(stream, None)
+
+    def _beat(self) -> None:
+        now = time.monotonic()
+        while self._silent_since:
+            stream, since = next(iter(self._silent_since.items()))
+            if now - since < self._every_s:
+                # Not for each of them alone: those that are due within a second beat together.
+                wait_s = max(1.0, self._every_s - (now - since))
+                self._timer = asyncio.get_running_loop().call_later(wait_s, self._beat)
+                return
+            self.heard(stream)
+            stream.remind(b": still here\n\n")
+        self._timer = None
+
+
+class EventStream(Generic[T]):
+    """Sends what ``source`` yields as it comes, written by ``encode``, and a comment when nothing does."""
+
+    def __init__(self, host: Host, source: AsyncGenerator[T], encode: Callable[[T], bytes]) -> None:
         self._host = host
         self._source = source
+        self._encode = encode
 
     async def write(self, to: Connection) -> None:
-        self._host.streams += 1
+        host = self._host
+        host.streams += 1
         try:
             # The first message is awaited before the headers go out: a refusal can still be one.
             first = await anext(self._source)
@@ -69,19 +100,17 @@ class EventStream:
                 200,
                 {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no", "Cache-Control": "no-store"},
             )
-            sent = time.monotonic()
-            if first is not None:
-                await to.send(first.encode())
-            async for message in self._source:
-                if message is not None:
-                    await to.send(message.encode())
-                    sent = time.monotonic()
-                elif time.monotonic() - sent >= _HEARTBEAT_S:
-                    await to.send(b": still here\n\n")
-                    sent = time.monotonic()
+            if data := self._encode(first):
+                await to.send(data)
+            del first, data
+            host.heart.heard(to)
+            async for item in self._source:
+                await to.send(self._encode(item))
+                host.heart.heard(to)
         finally:
-            self._host.streams -= 1
-            await self._source.aclose()  # type: ignore[attr-defined]
+            host.streams -= 1
+            host.heart.forget(to)
+            await self._source.aclose()
 
 
 class Bytes:
@@ -98,7 +127,11 @@ class Bytes:
 
 
 class FileAnswer:
-    """One artifact, whole or the range that was asked for. Closes the file."""
+    """One artifact, whole or the range that was asked for. Closes the file.
+
+    Whoever has read a collected artifact to its end has read what was collected: its last piece is sent only
+    after its digest was right. Of a range only size and time are known to be right.
+    """
 
     def __init__(self, plane: Plane, file: BinaryIO, artifact: Artifact, wanted: str | None) -> None:
         self._plane = plane
@@ -123,15 +156,31 @@ class FileAnswer:
                 headers["ETag"] = f'"{self._artifact.digest}"'
             if span:
                 headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
-            await to.begin(206 if span else 200, headers)
+            hasher = None
+            if self._artifact.digest and end - start == size:
+                hasher = blake3.blake3()
+            left, begun = end - start, False
             await self._plane.on_files(file.seek, start)
-            left = end - start
-            while left > 0:
-                piece = await self._plane.on_files(file.read, min(_PIECE, left))
-                if not piece:
-                    raise RuntimeError("the file became shorter while it was sent")
+            while left > 0 or not begun:
+                piece = await self._plane.on_files(_next, file, min(_PIECE, left), hasher)
                 left -= len(piece)
-                await to.send(piece)
+                if left > 0 and not piece:
+                    raise ArtifactDamaged(self._artifact.path, "became shorter")
+                if left == 0 and hasher is not None and hasher.hexdigest() != self._artifact.digest:
+                    log.error("artifact %r has other bytes than were collected", self._artifact.path)
+                    raise ArtifactDamaged(self._artifact.path, "has changed")
+                if not begun:  # a small one has been verified by now: a refusal can still be one
+                    begun = True
+                    await to.begin(206 if span else 200, headers)
+                if piece:
+                    await to.send(piece)
+
+
+def _next(file: BinaryIO, size: int, hasher: blake3.blake3 | None) -> bytes:
+    piece = file.read(size)
+    if hasher is not None:
+        hasher.update(piece)
+    return piece
 
 
 def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
@@ -221,17 +270,30 @@ class _Zip:
 
 
 def _entry(directory: int, artifact: Artifact) -> Iterator[tuple[zipfile.ZipInfo, Iterator[bytes]]]:
-    """The artifact as an archive's entry; nothing when it has gone since it was listed."""
+    """The artifact as an archive's entry. Of a running job: nothing when it has gone since it was listed."""
     try:
-        fd = open_inside(directory, artifact.path)
-    except (OSError, GradientError):
+        fd = open_known(directory, artifact.path, artifact)
+    except NotFound:
         return
     with os.fdopen(fd, "rb") as file:
         moment = time.gmtime(max(_ZIP_FIRST, min(artifact.modified_us // 1_000_000, _ZIP_LAST)))
         info = zipfile.ZipInfo(artifact.path, moment[:6])
         info.compress_type = zipfile.ZIP_DEFLATED
         info.external_attr = 0o644 << 16
-        yield info, iter(lambda: file.read(_PIECE), b"")
+        yield info, _content(file, artifact)
+
+
+def _content(file: BinaryIO, artifact: Artifact) -> Iterator[bytes]:
+    """As many bytes as were listed. What was collected is verified at its end: an archive with other bytes is
+    cut off, never completed."""
+    hasher = blake3.blake3() if artifact.digest else None
+    left = artifact.size
+    while left and (piece := _next(file, min(_PIECE, left), hasher)):
+        left -= len(piece)
+        yield piece
+    if hasher is not None and hasher.hexdigest() != artifact.digest:
+        log.error("artifact %r has other bytes than were collected", artifact.path)
+        raise ArtifactDamaged(artifact.path, "has changed")
 
 
 class _Out(io.RawIOBase):

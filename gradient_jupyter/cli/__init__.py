@@ -6,6 +6,7 @@ that a prompt which completes or asks for help is not kept waiting.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -22,6 +23,8 @@ def main() -> None:
             from gradient_jupyter import __version__
 
             sys.exit(_say(f"gradient {__version__}\n"))
+    # Modules are loaded and stay: to look among them for garbage, again and again, finds none.
+    gc.set_threshold(50_000)
     from gradient_jupyter.cli.program import run
 
     sys.exit(run(words))

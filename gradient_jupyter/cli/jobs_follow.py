@@ -16,8 +16,11 @@ TIMED_OUT = 124
 @click.command()
 @job_argument
 @click.option("--follow", "-f", is_flag=True, help="Stay with it until the job is over. Ctrl-C leaves.")
+@click.option(
+    "--attempt", type=click.IntRange(min=1), metavar="N", help="Of that attempt, where there were several."
+)
 @json_option
-def logs(*, job_id: str, follow: bool, as_json: bool) -> int:
+def logs(*, job_id: str, follow: bool, attempt: int | None, as_json: bool) -> int:
     """What a job has printed: its standard output on ours, its errors on ours.
 
     With --json each piece is one line: {"time_us": ..., "stream": "stdout", "text": ...}.
@@ -29,10 +32,10 @@ def logs(*, job_id: str, follow: bool, as_json: bool) -> int:
         if as_json:
             import msgspec
 
-            for line in job.logs(follow=follow):
+            for line in job.logs(follow=follow, attempt=attempt):
                 say(msgspec.json.encode(line._asdict()).decode())
                 sys.stdout.flush()
-        elif follow:
+        elif follow and attempt is None:
             from gradient_jupyter.cli.follow import Follower
 
             Follower().to_the_end(job)
@@ -40,7 +43,7 @@ def logs(*, job_id: str, follow: bool, as_json: bool) -> int:
             from gradient_jupyter.cli.follow import Output
 
             output = Output()
-            for line in job.logs():
+            for line in job.logs(follow=follow, attempt=attempt):
                 output.write(line)
             output.settle()
     return 0

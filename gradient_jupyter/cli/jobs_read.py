@@ -13,12 +13,19 @@ _STATES = ("Pending", "Provisioning", "Running", "Stopped", "Failed", "Error", "
 @click.option("--project", metavar="NAME", help="Only this project's.")
 @click.option("--projectId", "--project-id", "project_id", metavar="ID", help="The same, by its id.")
 @click.option("--state", type=click.Choice(_STATES, case_sensitive=False), help="Only those in this state.")
+@click.option("--tag", metavar="TEXT", help="Only those that bear this tag.")
 @click.option(
     "--limit", "-l", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many."
 )
 @json_option
 def list_jobs(
-    *, project: str | None, project_id: str | None, state: str | None, limit: int, as_json: bool
+    *,
+    project: str | None,
+    project_id: str | None,
+    state: str | None,
+    tag: str | None,
+    limit: int,
+    as_json: bool,
 ) -> int:
     """Jobs, newest first."""
     from gradient_jupyter.cli import states
@@ -31,7 +38,8 @@ def list_jobs(
     with Client() as client:
         if project is not None:
             project_id = client.projects.find(project).id
-        records = [job.record for job in client.jobs.list(project_id=project_id, state=state, limit=limit)]
+        found = client.jobs.list(project_id=project_id, state=state, tag=tag, limit=limit)
+        records = [job.record for job in found]
     if as_json:
         print_json(records)
     elif not records:
@@ -72,9 +80,10 @@ def show(*, job_id: str, as_json: bool) -> int:
     from gradient_jupyter.client import Client
 
     with Client() as client:
-        record = client.jobs.get(job_id).record
+        job = client.jobs.get(job_id)
+        attempts = job.attempts() if job.record.attempt > 1 and not as_json else []
     if as_json:
-        print_json(record)
+        print_json(job.record)
     else:
-        job_sheet(record)
+        job_sheet(job.record, attempts)
     return 0

@@ -5,14 +5,15 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import click
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_NAME = r"[A-Za-z_][A-Za-z0-9_]*\Z"
 
 
 def json_option(command: F) -> F:
@@ -42,6 +43,37 @@ def job_argument(command: Callable[..., Any]) -> Callable[..., Any]:
     return with_job
 
 
+class Duration(click.ParamType[float]):
+    """``90``, ``90s``, ``30m``, ``2h``, ``1h30m``, ``1d``: seconds as a number."""
+
+    name = "duration"
+    _UNITS: ClassVar[dict[str, int]] = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, (int, float)):
+            return float(value)
+        text = value.strip().lower()
+        parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
+        if re.fullmatch(r"\d+(?:\.\d+)?", text):
+            seconds = float(text)
+        elif parts and "".join(number + unit for number, unit in parts) == text:
+            seconds = sum(float(number) * self._UNITS[unit] for number, unit in parts)
+        else:
+            seconds = 0.0
+        if seconds <= 0:
+            self.fail(f"{value!r} is no duration: 90s, 30m, 2h, 1h30m, 1d.", param, ctx)
+        return seconds
+
+
+class Running(NamedTuple):
+    """How a job is to be run. None: as it is without saying so."""
+
+    priority: int | None
+    retries: int | None
+    max_duration_s: float | None
+    tags: tuple[str, ...] | None
+
+
 class Submission(NamedTuple):
     """What ``run`` and ``jobs create`` were asked to send."""
 
@@ -51,6 +83,86 @@ class Submission(NamedTuple):
     name: str | None
     machine_type: str | None
     env: dict[str, str]
+    max_size: str | None
+    running: Running
+
+
+def running_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How often, how long and how urgently. Passed on as ``running``."""
+
+    @click.option(
+        "--retries",
+        type=click.IntRange(0, 100),
+        metavar="N",
+        help="Start it again, up to N times, when it fails or is lost.  [0]",
+    )
+    @click.option(
+        "--maxDuration",
+        "--max-duration",
+        "max_duration_s",
+        type=Duration(),
+        metavar="TIME",
+        help="Stop an attempt that runs longer: 90s, 30m, 2h.  [no limit]",
+    )
+    @click.option(
+        "--priority",
+        type=click.IntRange(-100, 100),
+        metavar="N",
+        help="Before (or after) your other jobs that wait: -100 to 100.  [0]",
+    )
+    @click.option("--tag", "tags", metavar="TEXT", multiple=True, help="To find it again; repeatable.")
+    @functools.wraps(command)
+    def with_running(
+        *args: Any,
+        retries: int | None,
+        max_duration_s: float | None,
+        priority: int | None,
+        tags: tuple[str, ...],
+        **more: Any,
+    ) -> Any:
+        running = Running(priority, retries, max_duration_s, tags or None)
+        return command(*args, running=running, **more)
+
+    return with_running  # fmt: skip
+
+
+def env_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--env`` and ``--env-file``. Passed on as ``env``."""
+
+    @click.option(
+        "--env",
+        "-e",
+        "pairs",
+        metavar="NAME=VALUE",
+        multiple=True,
+        help="A variable for the job; repeatable.  NAME alone: as it is here.",
+    )
+    @click.option(
+        "--envFile",
+        "--env-file",
+        "files",
+        metavar="FILE",
+        multiple=True,
+        help="Variables from a file, one a line; # begins a comment line.",
+    )
+    @functools.wraps(command)
+    def with_env(*args: Any, pairs: tuple[str, ...], files: tuple[str, ...], **more: Any) -> Any:
+        variables: dict[str, str] = {}
+        for file in files:
+            variables |= _environment(_lines(file), f"--env-file {file}")
+        return command(*args, env=variables | _environment(pairs, "--env"), **more)
+
+    return with_env  # fmt: skip
+
+
+def _lines(file: str) -> list[str]:
+    """The variables of a file as Docker reads them: no quotes, no shell."""
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise click.UsageError(f"--env-file {file}: {why}.") from error
+    return [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#")]
 
 
 def submission_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -63,16 +175,20 @@ def submission_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--projectId", "--project-id", "project_id", metavar="ID", help="The project, by its id.")
     @click.option("--name", metavar="NAME", help="What to call the job.")
     @click.option(
-        "--workspace", metavar="PATH", default=".", help="The directory to send, or none.  [this directory]"
+        "--workspace",
+        metavar="PATH",
+        default=".",
+        help="A directory, a .zip, another file, git+https://HOST/REPO@REF, or none.  [this directory]",
     )
     @click.option(
-        "--env",
-        "-e",
-        "pairs",
-        metavar="NAME=VALUE",
-        multiple=True,
-        help="A variable for the job; repeatable.",
+        "--maxSize",
+        "--max-size",
+        "max_size",
+        metavar="SIZE",
+        help="The most to send, such as 2GiB, or none.  [$GRADIENT_WORKSPACE_LIMIT, else 512MiB]",
     )
+    @env_options
+    @running_options
     @functools.wraps(command)
     def with_submission(
         *args: Any,
@@ -81,7 +197,9 @@ def submission_options(command: Callable[..., Any]) -> Callable[..., Any]:
         project_id: str | None,
         name: str | None,
         workspace: str,
-        pairs: tuple[str, ...],
+        max_size: str | None,
+        env: dict[str, str],
+        running: Running,
         **more: Any,
     ) -> Any:
         if project is not None and project_id is not None:
@@ -91,26 +209,28 @@ def submission_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 raise click.UsageError(f"{option} is empty.")
         submission = Submission(
             workspace=None if workspace == "none" else workspace,
+            max_size=max_size,
             project=project,
             project_id=project_id,
             name=name,
             machine_type=machine_type,
-            env=_environment(pairs),
+            env=env,
+            running=running,
         )
         return command(*args, submission=submission, **more)
 
     return with_submission
 
 
-def _environment(pairs: tuple[str, ...]) -> dict[str, str]:
+def _environment(pairs: Iterable[str], said: str) -> dict[str, str]:
     variables: dict[str, str] = {}
     for pair in pairs:
         name, given, value = pair.partition("=")
-        if not _NAME.match(name):
-            raise click.UsageError(f"--env {pair!r}: a variable looks like NAME=VALUE.")
+        if not re.match(_NAME, name):
+            raise click.UsageError(f"{said}: {pair!r} is no variable; one looks like NAME=VALUE.")
         if not given:
             if name not in os.environ:
-                raise click.UsageError(f"--env {name}: it has no value, and there is none in this shell.")
+                raise click.UsageError(f"{said}: {name} has no value, and there is none in this shell.")
             value = os.environ[name]
         variables[name] = value
     return variables

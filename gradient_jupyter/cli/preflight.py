@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gradient_jupyter.cli.failures import Failed
 from gradient_jupyter.cli.machine_types import machine_table
 from gradient_jupyter.cli.options import Submission
 from gradient_jupyter.cli.terminal import Column, Row, paint, print_json, say, side_by_side
 from gradient_jupyter.cli.text import clean, count, size
 from gradient_jupyter.client import Client
+from gradient_jupyter.workspace.repository import is_repository
 
 if TYPE_CHECKING:
     from gradient_jupyter.workspace.preflight import Preflight
@@ -18,19 +18,20 @@ if TYPE_CHECKING:
 
 def sheet(client: Client, submission: Submission, *, as_json: bool) -> int:
     """Prints it and returns 0. The server is asked what it has; no content is sent."""
-    if submission.workspace is None:
-        raise Failed("With --workspace none nothing is sent, so there is nothing to show.", exit_code=2)
-    flight = client.jobs.preflight(Path(submission.workspace))
+    flight = client.jobs.preflight(submission.workspace, max_size=submission.max_size)
     if as_json:
         print_json(flight)
         return 0
-    name = Path(submission.workspace).resolve().name
-    new = paint(f"{size(flight.new_bytes)} new", "blue") if flight.new_bytes else paint("nothing new", "dim")
-    say(
-        f"\n  {paint(clean(name), 'bold')}  {paint('would send', 'dim')}  {count(flight.count, 'file')}"
-        f"  {size(flight.bytes)}  {new}\n"
-    )
-    _files(flight)
+    files = f"{count(flight.count, 'file')}  {size(flight.bytes)}"
+    if submission.workspace is not None and is_repository(submission.workspace):
+        say(f"\n  {paint(clean(flight.root), 'bold')}  {paint('holds', 'dim')}  {files}\n")
+    else:
+        name = Path(flight.root).name or "no workspace"
+        new = f"{size(flight.new_bytes)} new"
+        new = paint(new, "blue") if flight.new_bytes else paint("nothing new", "dim")
+        say(f"\n  {paint(clean(name), 'bold')}  {paint('would send', 'dim')}  {files}  {new}\n")
+    if flight.files or flight.left_out:
+        _files(flight)
     _machines(client, submission.machine_type)
     for warning in flight.warnings:
         say(f"  {paint('!', 'yellow')} {clean(warning)}")

@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 
 import click
 
-from gradient_jupyter.cli.terminal import note
 from gradient_jupyter.cli.verbs import JOB_VERBS, VERBS, Verb, overview, resolve
 
 USAGE, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
@@ -98,14 +97,29 @@ def run(words: Sequence[str]) -> int:
 
 def _dispatch(words: list[str], meta: dict[str, Any]) -> int:
     try:
-        with gradient.make_context("gradient", words, obj=meta) as ctx:
+        with gradient.make_context("gradient", words, obj=meta, terminal_width=_help_width()) as ctx:
             result = gradient.invoke(ctx)
             return result if isinstance(result, int) else 0
     except click.exceptions.Exit as leave:
         return leave.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
+        from gradient_jupyter.cli.terminal import note
+
         note(error.format_message())
         return USAGE
+
+
+def _help_width() -> int:
+    """As click reckons it: the terminal's, at most 80. Click would load ``shutil`` for it, and with that all
+    its ways to compress."""
+    try:
+        columns = int(os.environ.get("COLUMNS", "")) or 80
+    except ValueError:
+        try:
+            columns = os.get_terminal_size(sys.__stdout__.fileno() if sys.__stdout__ else 1).columns or 80
+        except (OSError, ValueError):
+            columns = 80
+    return max(min(columns, 80) - 2, 50)
 
 
 def _asks_for_json(words: Sequence[str]) -> bool:

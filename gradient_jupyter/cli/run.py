@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from gradient_jupyter.cli.options import Submission, json_option, submission_options
@@ -31,6 +29,7 @@ def run(words: tuple[str, ...], *, submission: Submission, detach: bool, dry_run
     gradient run train.py --epochs 10
     gradient run --machineType A4000 --env SEED=1 train.py
     gradient run bash -c 'make all > $GRADIENT_ARTIFACTS_DIR/log'
+    gradient run --workspace git+https://github.com/owner/repo@main train.py
     """
     from gradient_jupyter.cli.submit import submit
 
@@ -58,11 +57,17 @@ def _command(words: tuple[str, ...], submission: Submission) -> tuple[str, ...]:
 
 def _script(name: str, workspace: str | None) -> str:
     """The script as its job finds it: relative to the directory that is sent."""
-    from gradient_jupyter.cli.failures import Failed
+    from pathlib import Path
 
-    if workspace is None:
-        return name
-    root = Path(workspace).resolve()
+    from gradient_jupyter.cli.failures import Failed
+    from gradient_jupyter.workspace.repository import is_repository
+
+    if workspace is None or is_repository(workspace):
+        return name  # what is there shows when it runs
+    path = Path(workspace).expanduser()
+    if path.is_file():  # a zip, whose content shows when it runs, or the script alone
+        return path.name if Path(name).resolve() == path.resolve() else name
+    root = path.resolve()
     here = (root / name).resolve() if not Path(name).is_absolute() else Path(name).resolve()
     if not here.is_file():
         raise Failed(

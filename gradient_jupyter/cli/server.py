@@ -74,9 +74,11 @@ def _show(client: Client, *, as_json: bool) -> None:
         print_json(info)
         return
     head = f"{info.mode}, version {clean(info.version)}, process {info.pid}"
-    say(f"  {paint('● Running', 'blue')}    {head:<48}{paint(duration(now_us() - info.started_us), 'dim')}")
+    word = paint("● Read-only", "yellow") if info.read_only else paint("● Running", "blue")
+    say(f"  {word}    {head:<48}{paint(duration(now_us() - info.started_us), 'dim')}")
     facts(
         [
+            *([("Because", clean(info.read_only))] if info.read_only else []),
             ("Address", client.url),
             ("Engine", f"{clean(info.engine)}: {clean(info.isolation)}"),
             ("Jobs", f"{info.jobs:,} not over, {count(info.streams, 'open stream')}"),

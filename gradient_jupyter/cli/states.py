@@ -17,7 +17,12 @@ LOOK: dict[State, tuple[str, str]] = {
     State.CANCELLED: ("⊘", "dim"),
     State.PREEMPTED: ("‖", "yellow"),
 }
-_PHASE_WORDS = {Phase.QUEUED: "Queued", Phase.PULLING: "Pulling", Phase.COLLECTING: "Collecting"}
+_PHASE_WORDS = {
+    Phase.QUEUED: "Queued",
+    Phase.RETRYING: "Retrying",
+    Phase.PULLING: "Pulling",
+    Phase.COLLECTING: "Collecting",
+}
 
 
 def word(job: Job) -> str:

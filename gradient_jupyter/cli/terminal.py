@@ -24,7 +24,7 @@ _CODES = {
 }
 
 
-_COLOURS = re.compile("\x1b\\[[0-9;]*m")
+_COLOURS = "\x1b\\[[0-9;]*m"  # compiled when a line is shown, not when help is
 
 
 def colours(stream: TextIO) -> bool:
@@ -170,7 +170,7 @@ class Live:
     def show(self, text: str, *, now: bool = False) -> None:
         if self._on_terminal and (now or time.monotonic() - self._last >= self._EVERY_S):
             room = os.get_terminal_size(sys.stderr.fileno()).columns - 1
-            bare = _COLOURS.sub("", text)
+            bare = re.sub(_COLOURS, "", text)
             sys.stderr.write(f"\r\x1b[2K{text if len(bare) <= room else bare[:room]}")
             sys.stderr.flush()
             self._shown, self._last = True, time.monotonic()

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
 
+class Verb:
+    """``name`` is that of the command in its module."""
 
-class Verb(NamedTuple):
-    module: str
-    name: str
-    """Of the command in its module."""
-    summary: str
-    aliases: tuple[str, ...] = ()
+    def __init__(self, module: str, name: str, summary: str, aliases: tuple[str, ...] = ()) -> None:
+        self.module = module
+        self.name = name
+        self.summary = summary
+        self.aliases = aliases
 
 
 VERBS: dict[str, Verb] = {
     "run": Verb("run", "run", "Send this directory away as a job, follow it, end with its exit code"),
-    "jobs": Verb("jobs", "jobs", "create, list, show, logs, stop, delete, waitfor, artifacts"),
+    "jobs": Verb("jobs", "jobs", "create, list, show, logs, waitfor, rerun, stop, delete, tags, artifacts"),
     "projects": Verb("projects", "projects", "list, create, show, delete"),
     "machineTypes": Verb(
         "machine_types", "machine_types", "What a job can run on, and what is free", ("machine-types",)
     ),
     "server": Verb("server", "server", "start, stop, status of your own server"),
+    "admin": Verb("admin", "admin", "df, gc, doctor: the disk, what can go, what is wrong"),
     "completion": Verb("completion", "completion", "Completion of commands for bash, zsh or fish"),
     "version": Verb("version", "version", "The version of this program"),
 }
@@ -31,6 +32,8 @@ JOB_VERBS: dict[str, Verb] = {
     "show": Verb("jobs_read", "show", "One job: where it is, why, and what to do next", ("details",)),
     "logs": Verb("jobs_follow", "logs", "What a job has printed; --follow to stay with it"),
     "waitfor": Verb("jobs_follow", "waitfor", "Wait until a job is over, or in a state"),
+    "rerun": Verb("jobs_rerun", "rerun", "Run a job's files once more, with what you change", ("clone",)),
+    "tags": Verb("jobs_tags", "tags", "add, remove, set the tags of a job"),
     "stop": Verb("jobs_write", "stop", "Ask jobs to end"),
     "delete": Verb("jobs_write", "delete", "Remove jobs with their logs and artifacts", ("destroy",)),
     "artifacts": Verb("artifacts", "artifacts", "list, download, delete what a job left in /artifacts"),

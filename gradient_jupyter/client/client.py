@@ -14,6 +14,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
+from gradient_jupyter.client.admin import Admin
 from gradient_jupyter.client.jobs import Jobs
 from gradient_jupyter.client.locate import Named, locate
 from gradient_jupyter.client.machine_types import MachineTypes
@@ -37,6 +38,7 @@ class Client:
         self.jobs = Jobs(self._transport)
         self.projects = Projects(self._transport)
         self.machine_types = MachineTypes(self._transport)
+        self.admin = Admin(self._transport)
 
     @property
     def url(self) -> str:

@@ -10,11 +10,12 @@ import secrets
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
 
-from gradient_jupyter.client import logs, projects, upload
+from gradient_jupyter.client import logs, projects, upload, workspaces
 from gradient_jupyter.client.artifacts import Artifacts
 from gradient_jupyter.client.logs import LogLine
 from gradient_jupyter.client.machine_types import MachineTypes
@@ -22,11 +23,11 @@ from gradient_jupyter.client.stream import OPEN, OutOfTime, follow
 from gradient_jupyter.client.submission import check_request, host_environment
 from gradient_jupyter.client.transport import Transport
 from gradient_jupyter.resources import job as wire
-from gradient_jupyter.resources.errors import InvalidRequest
+from gradient_jupyter.resources.errors import InvalidRequest, NotFound
 from gradient_jupyter.resources.event import Action, Event
 from gradient_jupyter.resources.job import State
+from gradient_jupyter.resources.page import Attempts
 from gradient_jupyter.resources.page import Jobs as Page
-from gradient_jupyter.resources.snapshot import EMPTY_TREE
 from gradient_jupyter.workspace.preflight import Preflight
 
 _PAGE = 200
@@ -48,56 +49,89 @@ class Jobs:
         name: str | None = None,
         machine_type: str | None = None,
         env: Mapping[str, str] | None = None,
+        retries: int = 0,
+        max_duration: float | timedelta | None = None,
+        priority: int = 0,
+        tags: Sequence[str] = (),
+        max_size: int | str | None = None,
         on_progress: Callable[[upload.Progress], None] | None = None,
     ) -> Job:
-        """Sends ``workspace`` (None: no files) and asks for ``command`` to be run in a copy of it.
+        """Sends ``workspace`` and asks for ``command`` to be run in a copy of it.
 
+        ``workspace`` is a directory, a zip file (unpacked as it is), any other file (alone), a repository
+        that the server fetches (``"git+https://github.com/owner/repo@ref#subdirectory=dir"``), or None for
+        no files.
+        ``max_size`` is the most that may be sent, in bytes or as ``"2GiB"``; ``"none"`` lifts the limit.
         ``command`` is an argument vector that no shell looks at; a string is split into one as a shell
-        would. Without a project it is the directory's own: ``.ps_project/config.json``, else its name.
+        would. Without a project it is the directory's own: ``.ps_project/config.json``, else its name; of a
+        repository its name.
         Returns as soon as the job is accepted.
+
+        ``retries``: how often it is started again when it fails or is lost. ``max_duration`` (seconds): how
+        long an attempt may run. ``priority`` orders your own jobs that wait; higher goes first.
         """
-        words = tuple(shlex.split(command) if isinstance(command, str) else map(os.fspath, command))
-        if not words:
-            raise InvalidRequest("A job needs a command.", next='For example: ["python", "train.py"].')
+        words = _words(command)
         if project is not None and project_id is not None:
             raise InvalidRequest("A job belongs to one project: give its name or its id, not both.")
-        scanned = None if workspace is None else upload.read(Path(workspace), on_progress)
+        files = workspaces.find(workspace, on_progress, max_size=max_size)
         if project is None and project_id is None:
-            project, project_id = projects.of_directory(Path(workspace or "."))
+            project, project_id = files.project()
         request = wire.CreateJob(
             command=words,
-            snapshot=EMPTY_TREE if scanned is None else scanned.manifest.digest(),
+            snapshot=files.snapshot,
             project=project,
             project_id=project_id,
             name=name,
             machine_type=machine_type,
             host=host_environment(),
             env=dict(env or {}),
+            retries=retries,
+            max_duration_s=_seconds(max_duration),
+            priority=priority,
+            tags=tuple(tags),
         )
+        check_request(request)
+        key = secrets.token_urlsafe(24)
+        if files.known is not None:
+            # Nothing changed since it was read before, so it may well be there: then all is one request.
+            try:
+                record = self._ask(msgspec.structs.replace(request, source=files.known.source), key)
+            except NotFound as error:
+                if error.code != "no-such-snapshot":
+                    raise
+            else:
+                if on_progress is not None:
+                    on_progress(upload.Progress("sent", 0, 0))
+                return Job(self._transport, record)
         self._check(request)
-        if scanned is None:
-            upload.send_nothing(self._transport)
-        else:
-            upload.send(self._transport, scanned, on_progress)
-        record = self._transport.request(
-            "POST",
-            "/jobs",
-            wire.Job,
-            body=request,
-            headers={"Idempotency-Key": secrets.token_urlsafe(24)},
-            repeatable=True,
-        )
-        return Job(self._transport, record)
+        sent = files.send(self._transport, on_progress)
+        request = msgspec.structs.replace(request, snapshot=sent.snapshot, source=sent.source)
+        return Job(self._transport, self._ask(request, key))
 
-    def preflight(self, workspace: Path | str = ".") -> Preflight:
-        """What ``create`` would send from ``workspace`` now and what it would leave out. Nothing is sent."""
-        return upload.look(self._transport, Path(workspace))
+    def _ask(self, request: wire.CreateJob, key: str) -> wire.Job:
+        """Asked twice with the same key, there is still one job."""
+        headers = {"Idempotency-Key": key}
+        return self._transport.request(
+            "POST", "/jobs", wire.Job, body=request, headers=headers, repeatable=True
+        )
+
+    def preflight(
+        self, workspace: Path | str | None = ".", *, max_size: int | str | None = None
+    ) -> Preflight:
+        """What ``create`` would send from ``workspace`` now and what it would leave out. Nothing is sent;
+        a repository is fetched by the server, which has no other way to know."""
+        return workspaces.find(workspace, max_size=max_size).look(self._transport)
 
     def get(self, job_id: str) -> Job:
         return Job(self._transport, self._transport.request("GET", _path(job_id), wire.Job))
 
     def list(
-        self, *, project_id: str | None = None, state: State | str | None = None, limit: int | None = None
+        self,
+        *,
+        project_id: str | None = None,
+        state: State | str | None = None,
+        tag: str | None = None,
+        limit: int | None = None,
     ) -> Iterator[Job]:
         """Jobs, newest first, read page by page as they are asked for; at most ``limit`` of them."""
         cursor, left = None, limit
@@ -105,6 +139,7 @@ class Jobs:
             query = {
                 "project_id": project_id,
                 "state": state,
+                "tag": tag,
                 "limit": min(_PAGE, left or _PAGE),
                 "cursor": cursor,
             }
@@ -118,7 +153,6 @@ class Jobs:
 
     def _check(self, request: wire.CreateJob) -> None:
         """What would be refused in the end is refused now, before a large directory has been sent."""
-        check_request(request)
         if request.project_id is not None:
             projects.Projects(self._transport).get(request.project_id)
         if request.machine_type is not None:
@@ -196,9 +230,12 @@ class Job:
     def has_been(self, state: State) -> bool:
         return self.state is state or any(moment.state is state for moment in self.record.history)
 
-    def logs(self, follow: bool = False) -> Iterator[LogLine]:
-        """The log so far; with ``follow`` until the job is final, whatever happens to the connection."""
-        return logs.read(self._transport, self.id, follow_it=follow, on_job=self._heard)
+    def logs(self, follow: bool = False, attempt: int | None = None) -> Iterator[LogLine]:
+        """The log so far; with ``follow`` until the job is final, whatever happens to the connection.
+
+        It is the log of the job's newest attempt, or of the ``attempt`` that is named.
+        """
+        return logs.read(self._transport, self.id, follow_it=follow, attempt=attempt, on_job=self._heard)
 
     def watch(self, on_change: Callable[[Job], None]) -> Iterator[LogLine]:
         """As ``logs(follow=True)``; ``on_change`` is called between the lines when the job has changed."""
@@ -208,6 +245,65 @@ class Job:
             on_change(self)
 
         return logs.read(self._transport, self.id, follow_it=True, on_job=heard)
+
+    def rerun(
+        self,
+        command: Sequence[str] | str | None = None,
+        *,
+        project: str | None = None,
+        project_id: str | None = None,
+        name: str | None = None,
+        machine_type: str | None = None,
+        env: Mapping[str, str] | None = None,
+        unset: Sequence[str] = (),
+        retries: int | None = None,
+        max_duration: float | timedelta | None = None,
+        priority: int | None = None,
+        tags: Sequence[str] | None = None,
+    ) -> Job:
+        """The same files once more, as a new job; what is not given is as it was.
+
+        ``env`` is laid over the old variables, those in ``unset`` are taken away. On engines that run where
+        you are, the new job has the Python of this process.
+        """
+        request = wire.RerunJob(
+            command=None if command is None else _words(command),
+            project=project,
+            project_id=project_id,
+            name=name,
+            machine_type=machine_type,
+            host=host_environment(),
+            env=dict(env or {}),
+            unset=tuple(unset),
+            retries=retries,
+            max_duration_s=_seconds(max_duration),
+            priority=priority,
+            tags=None if tags is None else tuple(tags),
+        )
+        check_request(request)
+        record = self._transport.request(
+            "POST",
+            _path(self.id) + "/rerun",
+            wire.Job,
+            body=request,
+            headers={"Idempotency-Key": secrets.token_urlsafe(24)},
+            repeatable=True,
+        )
+        return Job(self._transport, record)
+
+    def attempts(self) -> list[wire.Attempt]:
+        """Every run of its command, oldest first: when, how it ended, and why."""
+        return [*self._transport.request("GET", _path(self.id) + "/attempts", Attempts).items]
+
+    def update(
+        self, *, name: str | None = None, tags: Sequence[str] | None = None, priority: int | None = None
+    ) -> Job:
+        """Changes its name or its tags, or its priority while it waits."""
+        changes = wire.UpdateJob(name=name, tags=None if tags is None else tuple(tags), priority=priority)
+        check_request(changes)
+        return self._heard(
+            self._transport.request("PATCH", _path(self.id), wire.Job, body=changes, repeatable=True)
+        )
 
     def stop(self) -> Job:
         """Asks for its end. It is over when ``wait()`` says so; stopping what is final changes nothing."""
@@ -229,6 +325,17 @@ class Job:
         return (
             f"<Job {record.id} {record.name!r} #{record.number} of {record.project!r}: {record.state}{ended}>"
         )
+
+
+def _words(command: Sequence[str] | str) -> tuple[str, ...]:
+    words = tuple(shlex.split(command) if isinstance(command, str) else map(os.fspath, command))
+    if not words:
+        raise InvalidRequest("A job needs a command.", next='For example: ["python", "train.py"].')
+    return words
+
+
+def _seconds(duration: float | timedelta | None) -> float | None:
+    return duration.total_seconds() if isinstance(duration, timedelta) else duration
 
 
 def _path(job_id: str) -> str:

@@ -26,13 +26,20 @@ class LogLine(NamedTuple):
 
 
 def read(
-    transport: Transport, job_id: str, *, follow_it: bool, on_job: Callable[[Job], object]
+    transport: Transport,
+    job_id: str,
+    *,
+    follow_it: bool,
+    on_job: Callable[[Job], object],
+    attempt: int | None = None,
 ) -> Iterator[LogLine]:
     """The log from its beginning, each piece once; followed until the job is final where asked.
 
     ``on_job`` is told the job first and at each of its changes, in the order of the log.
     """
     query = {"follow": "true" if follow_it else "false"}
+    if attempt is not None:
+        query["attempt"] = str(attempt)
     lost: Truncated | None = None
     shown = Position()
     for message in follow(transport, f"/jobs/{quote(job_id, safe='')}/logs", query):

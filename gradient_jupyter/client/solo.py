@@ -7,6 +7,7 @@ server itself holds a lock on the data root, so that a race ends with one server
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -135,10 +136,7 @@ class Solo:
         """Starts a server and waits for its line. Raises _Taken when another one holds the data root."""
         if not sys.executable:
             raise ServerUnavailable("This program does not know its Python, so it cannot start the server.")
-        self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-        log_file = self.data / "server.log"
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        log = os.open(log_file, flags, 0o600)
+        log_file, log = self._open_log()
         before = os.fstat(log).st_size
         try:
             process = subprocess.Popen(
@@ -173,6 +171,20 @@ class Solo:
                 code="start-failed",
             )
         return Address(url=runtime.url.rstrip("/"), token=runtime.token)
+
+    def _open_log(self) -> tuple[Path, int]:
+        """Where the server speaks: beside its data or, where nothing can be written there, beside its runtime
+        file."""
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        path = self.data / "server.log"
+        try:
+            self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return path, os.open(path, flags, 0o600)
+        except OSError as error:
+            if error.errno not in (errno.EROFS, errno.ENOSPC, errno.EDQUOT):
+                raise
+        path = self.path.with_suffix(".log")
+        return path, os.open(path, flags, 0o600)
 
 
 def _ask_to_end(address: Address) -> None:

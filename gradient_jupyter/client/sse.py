@@ -70,22 +70,25 @@ class Parser:
             yield line
 
     def _field(self, line: bytes) -> None:
-        name, _, raw = line.decode("utf-8", "replace").partition(":")
-        value = raw.removeprefix(" ")
-        match name:
-            case "event":
+        end = line.find(b":")
+        if end < 0:
+            end = len(line)
+        # Decoded once and copied no further: most of what comes is one long line of data.
+        value = str(memoryview(line)[end + 1 + line.startswith(b" ", end + 1) :], "utf-8", "replace")
+        match line[:end]:
+            case b"event":
                 self._event = value
-            case "data":
+            case b"data":
                 self._data.append(value)
-            case "id" if "\0" not in value:
+            case b"id" if "\0" not in value:
                 self._id = value
-            case "retry" if value.isascii() and value.isdigit():
+            case b"retry" if value.isascii() and value.isdigit():
                 self.retry_ms = int(value)
 
     def _dispatch(self) -> Message | None:
         event, data = self._event or "message", self._data
         self._event, self._data = "", []
-        return Message(event, "\n".join(data), self._id) if data else None
+        return Message(event, data[0] if len(data) == 1 else "\n".join(data), self._id) if data else None
 
 
 def _position(chunk: bytes, of: bytes, start: int) -> int:

@@ -6,6 +6,7 @@ by ``Last-Event-ID``. Only an explicit ``end``, or an error that waiting cannot 
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,7 @@ SILENCE_S = 45.0
 PATIENCE_S = 120.0
 """How long a server may stay away before its absence is an error."""
 _LONGEST_WAIT_S = 5.0
+_FINISH_S = 1.0
 #: What comes with these codes does not go away by itself.
 _LASTING = frozenset({"not-running", "start-failed", "runtime-file", "client-too-old", "hub-without-service"})
 
@@ -57,6 +59,7 @@ def follow(
                         last_id = message.id or last_id
                         yield message
                         if message.event == "end":
+                            _finish(response)
                             return
                 finally:
                     heard = time.monotonic()
@@ -82,6 +85,15 @@ def _messages(response: urllib3.BaseHTTPResponse, deadline: float | None) -> Ite
         if not (chunk := response.read1(65536)):
             return
         yield from parser.feed(chunk)
+
+
+def _finish(response: urllib3.BaseHTTPResponse) -> None:
+    """Nothing follows an ``end`` but the end of the answer. With that read, the connection serves again."""
+    wire = getattr(response.connection, "sock", None)
+    if wire is not None:
+        wire.settimeout(_FINISH_S)
+    with contextlib.suppress(HTTPError):
+        response.read1(1)
 
 
 def _within(deadline: float | None, seconds: float) -> float:

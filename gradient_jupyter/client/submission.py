@@ -8,7 +8,7 @@ import sys
 import msgspec
 
 from gradient_jupyter.resources.errors import InvalidRequest
-from gradient_jupyter.resources.job import CreateJob, HostEnvironment
+from gradient_jupyter.resources.job import CreateJob, HostEnvironment, RerunJob, UpdateJob
 
 _LONGEST_PATH = 4096
 #: Fields that a person fills in, by what they are called when one of them does not fit.
@@ -19,6 +19,11 @@ _SAID = {
     "name": "the job's name",
     "machine_type": "the machine type",
     "env": "a variable of the environment",
+    "tags": "a tag",
+    "retries": "the number of retries",
+    "priority": "the priority",
+    "max_duration_s": "the longest run",
+    "unset": "a variable's name",
 }
 
 
@@ -31,16 +36,16 @@ def host_environment() -> HostEnvironment | None:
     return HostEnvironment(python=sys.executable, path=tuple(usable))
 
 
-def check_request(request: CreateJob) -> None:
+def check_request(request: CreateJob | RerunJob | UpdateJob) -> None:
     """Raises InvalidRequest, in a person's words, where ``request`` breaks the rules of its type."""
     for field, said in _SAID.items():
-        value = getattr(request, field)
+        value = getattr(request, field, None)
         words = (*value, *value.values()) if isinstance(value, dict) else value
         for word in words if isinstance(words, tuple) else (words,):
-            if word is not None and not _utf8(word):
+            if isinstance(word, str) and not _utf8(word):
                 raise InvalidRequest(f"{word!a} cannot be {said}: it is not UTF-8.")
     try:
-        msgspec.convert(msgspec.to_builtins(request), CreateJob)
+        msgspec.convert(msgspec.to_builtins(request), type(request))
     except msgspec.ValidationError as error:
         why, _, where = str(error).partition(" - at `$.")
         field = where.rstrip("`").partition(".")[0].partition("[")[0]
@@ -55,11 +60,15 @@ _NEXT = {
     "name": "A name is one line of 1 to 200 characters.",
     "machine_type": "gradient machineTypes lists them.",
     "env": "A name is letters, digits and _; a value has no null byte and at most 128 KiB.",
+    "tags": "A tag is one line of 1 to 100 characters; there are at most 50 of them.",
+    "retries": "It is a number from 0 to 100.",
+    "priority": "It is a number from -100 to 100.",
+    "max_duration_s": "It is a number of seconds above 0, at most a year.",
     "command": "It has no null byte and at most 128 KiB; there are at most 4096 of them.",
 }
 
 
-def _shown(request: CreateJob, field: str) -> str:
+def _shown(request: CreateJob | RerunJob | UpdateJob, field: str) -> str:
     text = repr(getattr(request, field, ""))
     return text if len(text) <= 80 else text[:80] + "…"
 

@@ -20,6 +20,8 @@ class Principal:
     user_id: str
     name: str
     groups: tuple[str, ...] = ()
+    attempt: tuple[str, int] | None = None
+    """Job and attempt, when it is not the person who asks but a run of theirs."""
 
     @property
     def owner(self) -> str:
@@ -34,13 +36,18 @@ class Principal:
 def project(connection: Connection, principal: Principal, project_id: str, role: Role) -> Project:
     found = projects.get(connection, principal.all, project_id)
     if found is None:
-        raise NotFound(
-            f"There is no project {project_id!r}.",
-            next="`gradient projects list` shows yours.",
-            code="no-such-project",
-        )
+        raise _no_project(project_id)
     _require(connection, principal, project_id, role)
     return found
+
+
+def place(connection: Connection, principal: Principal, project_id: str, role: Role) -> projects.Place:
+    """The project as a new job in it needs it."""
+    held = projects.role(connection, principal.all, project_id)
+    if held is None:
+        raise _no_project(project_id)
+    _check(held, role)
+    return projects.place(connection, project_id)
 
 
 def job(connection: Connection, principal: Principal, job_id: str, role: Role) -> Job:
@@ -54,9 +61,20 @@ def job(connection: Connection, principal: Principal, job_id: str, role: Role) -
 
 
 def _require(connection: Connection, principal: Principal, project_id: str, role: Role) -> None:
-    held = projects.role(connection, principal.all, project_id)
+    _check(projects.role(connection, principal.all, project_id), role)
+
+
+def _check(held: Role | None, role: Role) -> None:
     if held is None or not held.includes(role):
         raise Forbidden(
             f"That takes the role {role} in this project; yours is {held}.",
             next="Ask one of the project's admins.",
         )
+
+
+def _no_project(project_id: str) -> NotFound:
+    return NotFound(
+        f"There is no project {project_id!r}.",
+        next="`gradient projects list` shows yours.",
+        code="no-such-project",
+    )

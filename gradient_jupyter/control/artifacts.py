@@ -1,33 +1,50 @@
 """Artifacts: what a run leaves in ``/artifacts``, listed and read while it runs and afterwards.
 
 Job code owns that directory while it runs and may do anything to it, so every name is walked from a
-directory descriptor, no link is ever followed, and only regular files count.
+directory descriptor, no link is ever followed, and only the job's own regular files count. Once the job is
+final a file is served only as what was collected: one that has changed since is named as damaged.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from gradient_jupyter.control import access
 from gradient_jupyter.control.access import Principal
-from gradient_jupyter.control.collect import open_directory, opened
+from gradient_jupyter.control.collection import modified_us, open_directory, opened
 from gradient_jupyter.control.plane import Plane
 from gradient_jupyter.resources.artifact import Artifact
-from gradient_jupyter.resources.errors import Conflict, NotFound
+from gradient_jupyter.resources.errors import Conflict, NotFound, ServerError, ServerUnavailable, TooLarge
 from gradient_jupyter.resources.job import Job
 from gradient_jupyter.resources.owner import Role
 from gradient_jupyter.resources.page import Artifacts
 from gradient_jupyter.store import jobs as rows
-from gradient_jupyter.workspace.inside import open_inside, remove_inside, walk_inside
+from gradient_jupyter.workspace.inside import SHORTAGE, open_inside, remove_inside, walk_inside
+from gradient_jupyter.workspace.wording import decimal
+
+
+class ArtifactDamaged(ServerError):
+    """A collected file is gone or is not any more what it was: damage at rest, or somebody's hand."""
+
+    default_code = "artifact-damaged"
+
+    def __init__(self, path: str, what: str) -> None:
+        super().__init__(
+            f"The artifact {path!r} {what} since it was collected; it is not passed off as the one that was.",
+            next="Its bytes lie in the server's data directory. Run the job again, or delete this artifact.",
+        )
 
 
 async def page(plane: Plane, principal: Principal, job_id: str, limit: int, start: int) -> Artifacts:
     """The artifacts in the order of their paths, from the ``start``-th on."""
-    job, found = await _all(plane, principal, job_id)
-    following = str(start + limit) if len(found) > start + limit else None
-    return Artifacts(items=tuple(found[start : start + limit]), final=job.final, next=following)
+    job, found = await _some(plane, principal, job_id, limit + 1, start)
+    following = str(start + limit) if len(found) > limit else None
+    return Artifacts(items=tuple(found[:limit]), final=job.final, next=following)
 
 
 async def open_one(plane: Plane, principal: Principal, job_id: str, path: str) -> tuple[BinaryIO, Artifact]:
@@ -38,20 +55,38 @@ async def open_one(plane: Plane, principal: Principal, job_id: str, path: str) -
         known = await plane.database.read(lambda connection: rows.get_artifact(connection, job_id, path))
         if known is None:
             raise _absent(job_id, path)
-    file = await plane.on_files(_open, _directory(plane, job), job_id, path)
+    file = await plane.on_files(_open, _directory(plane, job), job_id, path, known)
+    if known is not None:
+        return file, known
     status = os.fstat(file.fileno())
-    return file, known or Artifact(path=path, size=status.st_size, modified_us=status.st_mtime_ns // 1000)
+    return file, Artifact(path=path, size=status.st_size, modified_us=modified_us(status))
 
 
 async def open_all(plane: Plane, principal: Principal, job_id: str) -> tuple[Job, int, list[Artifact]]:
     """The artifacts' directory (a descriptor the caller closes) and what is in it, for an archive."""
-    job, found = await _all(plane, principal, job_id)
+    job, found = await _some(plane, principal, job_id, None, 0)
+    most = plane.settings.max_artifact_bytes
+    if not job.final and sum(artifact.size for artifact in found) > most:
+        raise TooLarge(
+            f"What the job has left so far claims more than the limit of {decimal(most)} for one job.",
+            next="Download single artifacts by their names.",
+            code="artifacts-too-large",
+        )
     try:
-        return job, open_directory(_directory(plane, job)), found
+        directory = open_directory(_directory(plane, job))
     except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        if job.final and found:
+            raise ArtifactDamaged(found[0].path, "has gone") from error
         raise NotFound(
             f"The job {job_id} has no artifacts that can be read (yet).", code="no-artifacts-yet"
         ) from error
+    if job.final:
+        try:
+            await plane.on_files(_check_all, directory, found)
+        except BaseException:
+            os.close(directory)
+            raise
+    return job, directory, found
 
 
 async def delete(plane: Plane, principal: Principal, job_id: str, path: str) -> None:
@@ -69,25 +104,62 @@ async def delete(plane: Plane, principal: Principal, job_id: str, path: str) -> 
     await plane.database.write(lambda connection: rows.remove_artifact(connection, job_id, path))
 
 
-def _present(directory: Path) -> list[Artifact]:
-    with opened(directory) as fd:
+def _present(directory: Path, limit: int | None, start: int) -> list[Artifact]:
+    with _shortage_told(), opened(directory) as fd:
         if fd is None:
             return []
-        found = [
+        files = walk_inside(fd, lambda skipped: None, owner=os.geteuid())
+        return [
             Artifact(path=file.path, size=file.size, modified_us=file.modified_us)
-            for file in walk_inside(fd, lambda skipped: None)
+            for file in itertools.islice(files, start, None if limit is None else start + limit)
         ]
-    return sorted(found, key=lambda artifact: artifact.path)
 
 
-def _open(directory: Path, job_id: str, path: str) -> BinaryIO:
-    with opened(directory) as fd:
+def _open(directory: Path, job_id: str, path: str, known: Artifact | None) -> BinaryIO:
+    with _shortage_told(), opened(directory) as fd:
         if fd is None:
-            raise _absent(job_id, path)
+            raise _absent(job_id, path) if known is None else ArtifactDamaged(path, "has gone")
         try:
-            return os.fdopen(open_inside(fd, path), "rb")
-        except FileNotFoundError as error:
+            return os.fdopen(open_known(fd, path, known), "rb")
+        except NotFound as error:
             raise _absent(job_id, path) from error
+
+
+def open_known(directory: int, path: str, known: Artifact | None) -> int:
+    """A descriptor of an artifact: as it was collected (``ArtifactDamaged`` if it no longer is), or, while
+    the job runs, the job's own file of that name (``NotFound`` if that is not one now)."""
+    if known is None or not known.digest:
+        return open_inside(directory, path, owner=os.geteuid())
+    try:
+        fd = open_inside(directory, path, owner=os.geteuid(), names=None)
+    except NotFound as error:
+        raise ArtifactDamaged(path, "has gone") from error
+    status = os.fstat(fd)
+    if (status.st_size, modified_us(status)) != (known.size, known.modified_us):
+        os.close(fd)
+        raise ArtifactDamaged(path, "has changed")
+    return fd
+
+
+def _check_all(directory: int, artifacts: list[Artifact]) -> None:
+    with _shortage_told():
+        for artifact in artifacts:
+            os.close(open_known(directory, artifact.path, artifact))
+
+
+@contextlib.contextmanager
+def _shortage_told() -> Iterator[None]:
+    """A want of ours is neither the caller's mistake nor an empty answer."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in SHORTAGE:
+            raise
+        raise ServerUnavailable(
+            f"The server cannot look just now: {(error.strerror or 'too much at once').lower()}.",
+            next="Try again in a moment.",
+            code="server-busy",
+        ) from error
 
 
 def _remove(directory: Path, path: str) -> None:
@@ -99,11 +171,15 @@ def _remove(directory: Path, path: str) -> None:
                 return
 
 
-async def _all(plane: Plane, principal: Principal, job_id: str) -> tuple[Job, list[Artifact]]:
+async def _some(
+    plane: Plane, principal: Principal, job_id: str, limit: int | None, start: int
+) -> tuple[Job, list[Artifact]]:
     job = await _job(plane, principal, job_id, Role.VIEWER)
     if job.final:
-        return job, await plane.database.read(lambda connection: rows.list_artifacts(connection, job_id))
-    return job, await plane.on_files(_present, _directory(plane, job))
+        return job, await plane.database.read(
+            lambda connection: rows.list_artifacts(connection, job_id, limit, start)
+        )
+    return job, await plane.on_files(_present, _directory(plane, job), limit, start)
 
 
 async def _job(plane: Plane, principal: Principal, job_id: str, role: Role) -> Job:

@@ -1,6 +1,8 @@
-"""Who hears of what: durable events to their subscribers, and wake-ups to those who follow a log.
+"""Who hears of what: every stored change to the queue, durable events to their subscribers, and what happens
+to one job to those who follow it.
 
-Nobody polls. A follower sleeps until the log grew, the job changed, or the queue in front of it moved.
+Nobody polls. Those who listen here are few and shared (see ``feeds``): one for each log, for each job and
+for each person's events, however many people follow them.
 """
 
 from __future__ import annotations
@@ -8,79 +10,101 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator
+from typing import Protocol
 
-from gradient_jupyter.resources.event import Event
+from gradient_jupyter.control.queue import Queue
+from gradient_jupyter.resources.job import Job, State
+from gradient_jupyter.store.database import Change
+
+#: How long moves of the queue are gathered before those who watch their position are told.
+_MOVES_S = 0.2
 
 
-class Subscription:
-    """One listener. ``wait`` returns as soon as something happened since the last ``wait``."""
+class JobListener(Protocol):
+    """Is called on the loop, must not block, and may be called once too often."""
 
-    def __init__(self) -> None:
-        self._event = asyncio.Event()
-        self.job_changed = False
-        self.log_grew = False
+    def job_changed(self) -> None: ...
+    def log_grew(self) -> None: ...
+    def queue_moved(self) -> None:
+        """The answer to why the job waits may be another one."""
 
-    def wake(self, *, job: bool = False, log: bool = False) -> None:
-        self.job_changed |= job
-        self.log_grew |= log
-        self._event.set()
 
-    async def wait(self, timeout_s: float) -> None:
-        """Until woken, or for ``timeout_s`` at most."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                await self._event.wait()
-        self._event.clear()
+class EventListener(Protocol):
+    def events_stored(self) -> None: ...
 
 
 class Changes:
     """Lives on the server's loop; ``published`` may be called from the writer's thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, queue: Queue) -> None:
         self._loop = asyncio.get_running_loop()
-        self._of_job: dict[str, set[Subscription]] = {}
-        self._of_all: set[Subscription] = set()
+        self._queue = queue
+        self._moving: asyncio.TimerHandle | None = None
+        self.placed: dict[str, Job] = {}
+        """The jobs on machines that changed since the start, as they are on disk: read without asking it."""
+        self._of_job: dict[str, set[JobListener]] = {}
+        self._of_all: set[EventListener] = set()
 
-    def published(self, events: list[Event]) -> None:
+    def published(self, changes: list[Change]) -> None:
         """Called after each commit, on any thread."""
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
-            self._loop.call_soon_threadsafe(self._publish, events)
+            self._loop.call_soon_threadsafe(self._publish, changes)
 
     def log_grew(self, job_id: str) -> None:
-        for subscription in self._of_job.get(job_id, ()):
-            subscription.wake(log=True)
+        for listener in self._of_job.get(job_id, ()):
+            listener.log_grew()
 
     def queue_moved(self) -> None:
-        """Positions may have changed: whoever follows a waiting job looks again."""
-        for followers in self._of_job.values():
-            for subscription in followers:
-                subscription.wake(job=True)
+        """Positions may have changed: whoever follows a waiting job looks again, once for all the moves of a
+        moment."""
+        if self._moving is None:
+            self._moving = self._loop.call_later(_MOVES_S, self._moved)
+
+    def _moved(self) -> None:
+        self._moving = None
+        for job_id, listeners in self._of_job.items():
+            if job_id in self._queue:
+                for listener in listeners:
+                    listener.queue_moved()
 
     @contextlib.contextmanager
-    def follow_job(self, job_id: str) -> Iterator[Subscription]:
-        subscription = Subscription()
-        self._of_job.setdefault(job_id, set()).add(subscription)
+    def of_job(self, job_id: str, listener: JobListener) -> Iterator[None]:
+        self._of_job.setdefault(job_id, set()).add(listener)
         try:
-            yield subscription
+            yield
         finally:
-            followers = self._of_job[job_id]
-            followers.discard(subscription)
-            if not followers:
+            listeners = self._of_job[job_id]
+            listeners.discard(listener)
+            if not listeners:
                 del self._of_job[job_id]
 
     @contextlib.contextmanager
-    def follow_events(self) -> Iterator[Subscription]:
-        subscription = Subscription()
-        self._of_all.add(subscription)
+    def of_all(self, listener: EventListener) -> Iterator[None]:
+        self._of_all.add(listener)
         try:
-            yield subscription
+            yield
         finally:
-            self._of_all.discard(subscription)
+            self._of_all.discard(listener)
 
-    def _publish(self, events: list[Event]) -> None:
-        for event in events:
-            if event.noun == "job":
-                for subscription in self._of_job.get(event.id, ()):
-                    subscription.wake(job=True, log=True)
-        for subscription in self._of_all:
-            subscription.wake()
+    def _publish(self, changes: list[Change]) -> None:
+        for change in changes:
+            if change.event.noun == "job":
+                self._keep(change.event.id, change)
+        # Once each, however many changes one commit holds.
+        for job_id in dict.fromkeys(change.event.id for change in changes if change.event.noun == "job"):
+            for listener in self._of_job.get(job_id, ()):
+                listener.job_changed()
+        for everything in self._of_all:
+            everything.events_stored()
+
+    def _keep(self, job_id: str, change: Change) -> None:
+        job = change.resource
+        if not isinstance(job, Job):
+            self._queue.gone(job_id)
+            self.placed.pop(job_id, None)
+            return
+        self._queue.changed(job, change.place)
+        if job.final or job.state is State.PENDING:
+            self.placed.pop(job_id, None)
+        else:
+            self.placed[job_id] = job

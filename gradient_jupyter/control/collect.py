@@ -1,89 +1,144 @@
-"""Collecting what an attempt left: every artifact hashed and on disk before the job becomes final.
+"""Collecting what attempts left, beside everything else: a few at a time, each for as long as it takes.
 
-The directory belongs to job code: names are walked from its descriptor, links are never followed, and
-only regular files count. What is left out is named in a warning on the job.
+Tells on the job how far it is, and listens to a person who does not want to wait for it. Nothing is stored as
+an artifact of the job before the job is final; a collection that was cut off begins anew.
 """
 
 from __future__ import annotations
 
-import errno
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple
 
-import blake3
+import msgspec
+from sqlalchemy import Connection
 
+from gradient_jupyter.control.collection import BATCH, Collection, Limits
 from gradient_jupyter.resources.artifact import Artifact
 from gradient_jupyter.resources.errors import GradientError
-from gradient_jupyter.workspace.inside import open_inside, walk_inside
+from gradient_jupyter.resources.job import Job, Phase, Reason, Target
+from gradient_jupyter.store import jobs as rows
+from gradient_jupyter.workspace.wording import decimal
 
-_PIECE = 1 << 20
-#: What job code can do to its own directory: remove it, put something else in its place, lock it. Asking
-#: again does not change the answer.
-_THEIR_DOING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.EPERM})
-#: As much as the database holds: a file may bear any time.
-_LATEST = (1 << 63) - 1
+if TYPE_CHECKING:
+    from gradient_jupyter.control.plane import Plane
+
+_TOLD_S = 2.0
+_THREADS = 4
+_INLINE_S = 0.5
 
 
-def collect(directory: Path) -> tuple[list[Artifact], list[str]]:
-    """Every artifact with its digest, on disk when this returns, and what was left out and why. Blocks."""
-    found: list[Artifact] = []
-    skipped: list[str] = []
-    with opened(directory, skipped.append) as fd:
-        if fd is None:
-            return [], _left_out(skipped)
-        for file in walk_inside(fd, skipped.append):
-            try:
-                with os.fdopen(open_inside(fd, file.path), "rb") as content:
-                    hasher = blake3.blake3()
-                    size = 0
-                    while piece := content.read(_PIECE):
-                        hasher.update(piece)
-                        size += len(piece)
-                    os.fsync(content.fileno())
-            except (GradientError, OSError) as error:
-                skipped.append(f"{file.path}: {error}")
-                continue
-            modified_us = max(-_LATEST, min(file.modified_us, _LATEST))
-            found.append(
-                Artifact(path=file.path, size=size, modified_us=modified_us, digest=hasher.hexdigest())
+class Collected(msgspec.Struct, frozen=True):
+    """``artifacts`` have yet to be stored; if ``fresh``, in place of any that a try before has stored."""
+
+    artifacts: list[Artifact]
+    warnings: list[str]
+    fresh: bool = True
+
+
+class _Running(NamedTuple):
+    work: Collection
+    task: asyncio.Task[Collected]
+    target: Target
+    """What was wanted of the job when it began."""
+
+
+class Collector:
+    """Runs collections, a few at a time, each for as long as it takes."""
+
+    def __init__(self, plane: Plane) -> None:
+        self._plane = plane
+        self._threads = ThreadPoolExecutor(_THREADS, "collect")
+        self._running: dict[tuple[str, int], _Running] = {}
+
+    async def collect(self, job: Job) -> Collected | None:
+        """What the job's attempt left. None: it takes longer; the reconciler looks at the job again when it
+        is done, and asks again."""
+        if job.target is Target.DELETED and (job.id, job.attempt) not in self._running:
+            return Collected([], [])
+        key = (job.id, job.attempt)
+        running = self._running.get(key)
+        if running is None:
+            settings = self._plane.settings
+            directory = self._plane.layout.attempt(job.id, job.attempt) / "artifacts"
+            work = Collection(directory, Limits(settings.max_artifacts, settings.max_artifact_bytes))
+            task = asyncio.create_task(self._run(job, work), name=f"collect-{job.id}")
+            running = self._running[key] = _Running(work, task, job.target)
+            await asyncio.wait({task}, timeout=_INLINE_S)
+            if not task.done():
+                task.add_done_callback(lambda _: self._plane.reconciler.look_at(job.id))
+        elif job.target is not running.target:
+            running.work.stopped = True  # asked for since it began
+        if not running.task.done():
+            return None
+        del self._running[key]
+        return running.task.result()
+
+    async def close(self) -> None:
+        tasks = [running.task for running in self._running.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.to_thread(self._threads.shutdown)
+
+    async def _run(self, job: Job, work: Collection) -> Collected:
+        plane = self._plane
+        pieces = work.pieces()
+        loop = asyncio.get_running_loop()
+        told = time.monotonic()
+        held: list[Artifact] = []
+        stored = False
+        try:
+            while (piece := await loop.run_in_executor(self._threads, next, pieces, None)) is not None:
+                held += piece
+                if len(held) >= BATCH:
+                    await plane.database.write(_store(job.id, held, first=not stored))
+                    held, stored = [], True
+                if time.monotonic() - told >= _TOLD_S:
+                    told = time.monotonic()
+                    await plane.database.write(_note(job, _progress(job, work)))
+        except OSError as error:
+            reason = Reason(
+                code="collecting",
+                message=f"Collecting the artifacts is held up: {(error.strerror or str(error)).lower()}. "
+                "It is tried again by itself.",
             )
-    return found, _left_out(skipped)
-
-
-def _left_out(skipped: list[str]) -> list[str]:
-    if not skipped:
-        return []
-    shown = "; ".join(skipped[:5]) + (f"; and {len(skipped) - 5} more" if len(skipped) > 5 else "")
-    return [f"Left out of the artifacts: {shown}"]
-
-
-def open_directory(directory: Path) -> int:
-    """A descriptor that names can be walked from. Raises ``OSError``; a link in its place is not followed."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        os.stat(".", dir_fd=fd)  # to list a directory is one right, to go through it another
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
-
-
-@contextmanager
-def opened(directory: Path, told: Callable[[str], None] = lambda why: None) -> Iterator[int | None]:
-    """A descriptor of the directory; None when there is none that can be walked: then ``told`` hears why,
-    unless it just is not there."""
-    try:
-        fd = open_directory(directory)
-    except OSError as error:
-        if error.errno not in _THEIR_DOING:
+            with contextlib.suppress(GradientError):
+                await plane.database.write(_note(job, reason))
             raise
-        if error.errno != errno.ENOENT:
-            told(f"everything: {(error.strerror or 'unreadable').lower()}")
-        yield None
-        return
-    try:
-        yield fd
-    finally:
-        os.close(fd)
+        finally:
+            with contextlib.suppress(ValueError):  # a thread is still in it, and ends soon
+                pieces.close()
+        return Collected(held, work.warnings(), fresh=not stored)
+
+
+def _store(job_id: str, found: list[Artifact], *, first: bool) -> Callable[[Connection], None]:
+    return lambda connection: rows.add_artifacts(connection, job_id, found, replace=first)
+
+
+def _note(job: Job, reason: Reason) -> Callable[[Connection], None]:
+    """Says on the job how far it is."""
+
+    def work(connection: Connection) -> None:
+        fresh = rows.find(connection, job.id)
+        if (
+            fresh is not None
+            and not fresh.final
+            and fresh.attempt == job.attempt
+            and fresh.phase is Phase.COLLECTING
+        ):
+            rows.change(connection, fresh, reason=reason)
+
+    return work
+
+
+def _progress(job: Job, work: Collection) -> Reason:
+    skip = f"To do without the rest: gradient jobs stop {job.id}" if job.target is Target.RUN else ""
+    return Reason(
+        code="collecting",
+        message=f"Collecting the artifacts: {work.files:,} files, {decimal(work.bytes)} so far.",
+        next=skip,
+    )

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from functools import partial
+from collections.abc import AsyncGenerator
 
 import msgspec
 
 from gradient_jupyter.control.access import Principal
+from gradient_jupyter.control.feeds import Bell
+from gradient_jupyter.control.followed import EncodeEvents
 from gradient_jupyter.control.plane import Plane
-from gradient_jupyter.resources.event import Event
 from gradient_jupyter.store import events as rows
-
-_BATCH = 500
-_LOOK_S = 1.0
 
 
 class Reset(msgspec.Struct, frozen=True):
@@ -23,13 +20,13 @@ class Reset(msgspec.Struct, frozen=True):
 
 
 async def follow(
-    plane: Plane, principal: Principal, last_id: str | None
-) -> AsyncIterator[Event | Reset | None]:
-    """Events after ``last_id`` (``<install>-<seq>``); without one, those that happen from now on.
-
-    ``None`` is yielded about once a second while nothing happens.
+    plane: Plane, principal: Principal, last_id: str | None, encode: EncodeEvents
+) -> AsyncGenerator[bytes | Reset]:
+    """Events after ``last_id`` (``<install>-<seq>``) as ``encode`` writes them; without one, those that
+    happen from now on. The first item may be empty: it says that the stream is open.
     """
-    with plane.changes.follow_events() as subscription:
+    bell = Bell()
+    with plane.followed.events(principal, encode, bell) as feed:
         low, high = await plane.database.read(rows.bounds)
         seq = high
         if last_id is not None:
@@ -39,14 +36,10 @@ async def follow(
                 yield Reset(high)
             else:
                 seq = seen
+        yield b""
         while True:
-            batch = await plane.database.read(
-                partial(rows.after, principals=principal.all, seq=seq, limit=_BATCH)
-            )
-            for event in batch:
-                yield event
-                seq = event.seq
-            if len(batch) < _BATCH:
-                if not batch:
-                    yield None
-                await subscription.wait(_LOOK_S)
+            bell.mute()
+            while (batch := await feed.read(seq)) is not None:
+                yield batch.wire
+                seq = batch.after
+            await bell.wait()

@@ -2,34 +2,86 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import msgspec
 from sqlalchemy import Connection
 
-from gradient_jupyter.control import access, machines, queue
+from gradient_jupyter.control import access, machines
 from gradient_jupyter.control.access import Principal
-from gradient_jupyter.control.machines import WHOLE_HOST, Size
+from gradient_jupyter.control.machines import WHOLE_HOST
 from gradient_jupyter.control.plane import Plane, job_name
 from gradient_jupyter.resources.base import new_id, now_us
 from gradient_jupyter.resources.errors import Conflict, InvalidRequest, NotFound
-from gradient_jupyter.resources.job import CreateJob, Job, Moment, Phase, State, Target
+from gradient_jupyter.resources.job import (
+    CreateJob,
+    Job,
+    Moment,
+    Phase,
+    RerunJob,
+    State,
+    Target,
+    UpdateJob,
+)
 from gradient_jupyter.resources.machine_type import MachineType
 from gradient_jupyter.resources.owner import Role
-from gradient_jupyter.resources.page import JobQuery, Jobs
-from gradient_jupyter.resources.project import Project
+from gradient_jupyter.resources.page import Attempts, JobQuery, Jobs
 from gradient_jupyter.store import jobs as rows
 from gradient_jupyter.store import ledger
 from gradient_jupyter.store import projects as project_rows
 from gradient_jupyter.store import snapshots as snapshot_rows
 
+T = TypeVar("T")
+
 
 async def machine_types(plane: Plane) -> tuple[MachineType, ...]:
     claims = await plane.database.read(ledger.taken)
-    return machines.offer(await _sizes(plane), await plane.engine.nodes(), claims)
+    return machines.offer(await plane.sizes(), await plane.nodes(), claims)
 
 
 async def submit(plane: Plane, principal: Principal, request: CreateJob, idempotency_key: str | None) -> Job:
     """Stores the job. Returns when it is durable; the same key never makes a second one."""
     machine_type = await _check_machine(plane, request.machine_type)
+
+    def check(connection: Connection) -> CreateJob:
+        if snapshot_rows.get(connection, principal.owner, request.snapshot) is None:
+            raise NotFound(
+                f"There is no snapshot {request.snapshot!r}.",
+                next="Send the directory first (POST /snapshots).",
+                code="no-such-snapshot",
+            )
+        return request
+
+    return await _create(plane, principal, check, machine_type, idempotency_key)
+
+
+async def rerun(
+    plane: Plane, principal: Principal, job_id: str, changes: RerunJob, idempotency_key: str | None
+) -> Job:
+    """The same files and, where ``changes`` says nothing else, the same command once more, as a new job."""
+    source = await plane.database.read(
+        lambda connection: access.job(connection, principal, job_id, Role.MEMBER)
+    )
+    machine_type = await _check_machine(plane, changes.machine_type or source.machine_type)
+    request = _repeated(source, changes)
+
+    def check(connection: Connection) -> CreateJob:
+        # Its files are kept as long as it is; whoever may run the job may have them run.
+        access.job(connection, principal, job_id, Role.MEMBER)
+        return request
+
+    return await _create(plane, principal, check, machine_type, idempotency_key, rerun_of=job_id)
+
+
+async def _create(
+    plane: Plane,
+    principal: Principal,
+    check: Callable[[Connection], CreateJob],
+    machine_type: str,
+    idempotency_key: str | None,
+    rerun_of: str | None = None,
+) -> Job:
     plane.check_space()
 
     def work(connection: Connection) -> tuple[Job, bool]:
@@ -37,13 +89,9 @@ async def submit(plane: Plane, principal: Principal, request: CreateJob, idempot
             found := rows.by_idempotency_key(connection, principal.owner, idempotency_key)
         ):
             return found, False
+        request = check(connection)
         project = _project(connection, principal, request)
-        if snapshot_rows.get(connection, principal.owner, request.snapshot) is None:
-            raise NotFound(
-                f"There is no snapshot {request.snapshot!r}.",
-                next="Send the directory first (POST /snapshots).",
-                code="no-such-snapshot",
-            )
+        _check_queued(connection, plane, project.owner)
         created = now_us()
         job = Job(
             id=new_id("j"), name=request.name or job_name(request.command), project_id=project.id,
@@ -53,31 +101,66 @@ async def submit(plane: Plane, principal: Principal, request: CreateJob, idempot
             target=Target.RUN, created_us=created, env=request.env, host=request.host,
             priority=request.priority, retries=request.retries, max_duration_s=request.max_duration_s,
             tags=tuple(dict.fromkeys(request.tags)), source=request.source,
+            rerun_of=rerun_of,
             history=(Moment(state=State.PENDING, phase=Phase.QUEUED, time_us=created),),
         )  # fmt: skip
         rows.create(connection, job, idempotency_key)
-        return rows.find(connection, job.id) or job, True
+        return job, True
 
     job, new = await plane.database.write(work)
     if new:
         plane.reconciler.look_at_queue()
-    return (await _explained(plane, [job]))[0]
+    return await again(plane, job)
 
 
 async def get(plane: Plane, principal: Principal, job_id: str) -> Job:
     job = await plane.database.read(lambda connection: access.job(connection, principal, job_id, Role.VIEWER))
-    return (await _explained(plane, [job]))[0]
+    return await again(plane, job)
 
 
 async def page(plane: Plane, principal: Principal, query: JobQuery, before: int | None) -> Jobs:
     items, following = await plane.database.read(
         lambda connection: rows.page(
-            connection, principal.all, query.limit, before, query.project_id, query.state
+            connection, principal.all, query.limit, before, query.project_id, query.state, query.tag
         )
     )
     return Jobs(
         items=tuple(await _explained(plane, items)), next=None if following is None else str(following)
     )
+
+
+async def attempts(plane: Plane, principal: Principal, job_id: str) -> Attempts:
+    """Every run of its command, oldest first."""
+
+    def work(connection: Connection) -> Attempts:
+        access.job(connection, principal, job_id, Role.VIEWER)
+        return Attempts(items=tuple(rows.list_attempts(connection, job_id)))
+
+    return await plane.database.read(work)
+
+
+async def update(plane: Plane, principal: Principal, job_id: str, changes: UpdateJob) -> Job:
+    """Name and tags of any job; the priority of one that waits."""
+
+    def work(connection: Connection) -> Job:
+        job = access.job(connection, principal, job_id, Role.MEMBER)
+        values: dict[str, Any] = {}
+        if changes.name is not None:
+            values["name"] = changes.name
+        if changes.tags is not None:
+            values["tags"] = tuple(dict.fromkeys(changes.tags))
+        if changes.priority is not None and changes.priority != job.priority:
+            if job.state is not State.PENDING:
+                raise Conflict(
+                    f"The job {job_id} waits no more ({job.state}), so a priority changes nothing.",
+                    code="job-not-waiting",
+                )
+            values["priority"] = changes.priority
+        return rows.change(connection, job, **values) if values else job
+
+    job = await plane.database.write(work)
+    plane.reconciler.look_at_queue()
+    return (await _explained(plane, [job]))[0]
 
 
 async def stop(plane: Plane, principal: Principal, job_id: str) -> Job:
@@ -102,17 +185,36 @@ async def _aim(plane: Plane, principal: Principal, job_id: str, target: Target, 
     return job
 
 
-def _project(connection: Connection, principal: Principal, request: CreateJob) -> Project:
+def _repeated(source: Job, changes: RerunJob) -> CreateJob:
+    def chosen(new: T | None, old: T) -> T:
+        return old if new is None else new
+
+    env = {name: value for name, value in source.env.items() if name not in changes.unset} | changes.env
+    elsewhere = changes.project is not None
+    return CreateJob(
+        command=chosen(changes.command, source.command), snapshot=source.snapshot, project=changes.project,
+        project_id=changes.project_id or (None if elsewhere else source.project_id),
+        name=changes.name or (job_name(changes.command) if changes.command else source.name),
+        machine_type=changes.machine_type or source.machine_type, host=changes.host or source.host, env=env,
+        priority=chosen(changes.priority, source.priority), retries=chosen(changes.retries, source.retries),
+        max_duration_s=changes.max_duration_s or source.max_duration_s,
+        tags=chosen(changes.tags, source.tags), source=source.source,
+    )  # fmt: skip
+
+
+def _project(connection: Connection, principal: Principal, request: CreateJob) -> project_rows.Place:
     if (request.project_id is None) == (request.project is None):
         raise InvalidRequest(
             "A job belongs to one project.", next="Give either project_id or project (its name)."
         )
     if request.project_id is not None:
-        project = access.project(connection, principal, request.project_id, Role.MEMBER)
+        project = access.place(connection, principal, request.project_id, Role.MEMBER)
     else:
         assert request.project is not None
-        project = project_rows.named(connection, principal.owner, request.project) or project_rows.create(
-            connection, principal.owner, request.project, principal.user_id
+        named = project_rows.place_named(connection, principal.owner, request.project)
+        project = named or project_rows.place(
+            connection,
+            project_rows.create(connection, principal.owner, request.project, principal.user_id).id,
         )
     if project.deleting:
         raise Conflict(
@@ -122,13 +224,8 @@ def _project(connection: Connection, principal: Principal, request: CreateJob) -
     return project
 
 
-async def _sizes(plane: Plane) -> dict[str, Size]:
-    settings = plane.settings
-    return machines.sizes(settings.machine_types, await plane.engine.nodes(), settings.whole_host)
-
-
 async def _check_machine(plane: Plane, wanted: str | None) -> str:
-    sizes = await _sizes(plane)
+    sizes = await plane.sizes()
     name = wanted or plane.settings.default_machine_type or (WHOLE_HOST if WHOLE_HOST in sizes else None)
     known = ", ".join(sorted(sizes)) or "none"
     if name is None or name not in sizes:
@@ -137,7 +234,14 @@ async def _check_machine(plane: Plane, wanted: str | None) -> str:
             next=f"Known here: {known}. `gradient machineTypes` shows their sizes.",
             code="unknown-machine-type",
         )
-    if machines.fits(sizes[name], machines.rooms(await plane.engine.nodes())) == 0:
+    most = plane.settings.limits.max_gpus
+    if most is not None and sizes[name].gpus > most:
+        raise Conflict(
+            f"{name} has {sizes[name].gpus} GPUs, and you may use {most} at a time.",
+            next=f"Choose another: {known}. `gradient machineTypes` shows their sizes.",
+            code="over-limit",
+        )
+    if machines.fits(sizes[name], machines.rooms(await plane.nodes())) == 0:
         raise Conflict(
             f"No machine here is as large as {name}, so the job would wait for ever.",
             next=f"Choose another: {known}. `gradient machineTypes` shows their sizes.",
@@ -146,21 +250,33 @@ async def _check_machine(plane: Plane, wanted: str | None) -> str:
     return name
 
 
-async def _explained(plane: Plane, jobs: list[Job]) -> list[Job]:
-    """Tells each waiting job why it waits. Read anew each time: the answer moves with the queue."""
-    if not any(job.state is State.PENDING and job.target is Target.RUN for job in jobs):
-        return jobs
-    sizes = await _sizes(plane)
-    running = await plane.database.read(_running)
-    return [
-        msgspec.structs.replace(
-            job, reason=queue.explain(job, sizes, [each for each in running if each != job.id])
+def _check_queued(connection: Connection, plane: Plane, owner: str) -> None:
+    most = plane.settings.limits.max_queued_jobs
+    if most is not None and rows.queued(connection, owner, most) >= most:
+        raise Conflict(
+            f"You have {most} {'job' if most == 1 else 'jobs'} waiting, as many as may wait at a time.",
+            next="Send it again when some have started, or stop some: gradient jobs list --state Pending",
+            code="queue-full",
         )
-        if job.state is State.PENDING and job.target is Target.RUN
+
+
+async def again(plane: Plane, job: Job) -> Job:
+    """The same row, told anew where it stands in the queue."""
+    return (await _explained(plane, [job]))[0]
+
+
+async def _explained(plane: Plane, jobs: list[Job]) -> list[Job]:
+    """Tells each waiting job where it stands and why it waits: the answer moves with the queue."""
+    if not any(_waits(job) for job in jobs):
+        return jobs
+    standing = await plane.standing()
+    return [
+        msgspec.structs.replace(job, queue_position=standing.position(job.id), reason=standing.reason(job))
+        if _waits(job)
         else job
         for job in jobs
     ]
 
 
-def _running(connection: Connection) -> list[str]:
-    return [claim.job_id for claim in ledger.taken(connection)]
+def _waits(job: Job) -> bool:
+    return job.phase is Phase.QUEUED and job.target is Target.RUN

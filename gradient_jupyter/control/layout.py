@@ -23,15 +23,39 @@ class Layout:
         return self.root / "engines"
 
     @property
+    def jobs(self) -> Path:
+        return self.root / "jobs"
+
+    @property
+    def ballast(self) -> Path:
+        """Space that is given to the database when the disk is full."""
+        return self.root / "ballast"
+
+    @property
     def datasets(self) -> Path:
         return self.root / "datasets"
+
+    @property
+    def fetches(self) -> Path:
+        """Repositories while they are fetched."""
+        return self.root / "fetches"
+
+    @property
+    def install(self) -> Path:
+        """The install id, once more beside the database: whose files these are."""
+        return self.root / "install"
 
     @property
     def lock(self) -> Path:
         return self.root / "lock"
 
+    @property
+    def port(self) -> Path:
+        """The port of the last server: jobs that outlived it know no other."""
+        return self.root / "port"
+
     def job(self, job_id: str) -> Path:
-        return self.root / "jobs" / job_id
+        return self.jobs / job_id
 
     def attempt(self, job_id: str, attempt: int) -> Path:
         """Holds ``log``, ``log.index`` and ``artifacts/`` of one attempt."""

@@ -1,41 +1,26 @@
-"""Logs as their readers get them: from any offset, followed without polling, with an explicit end.
+"""Logs as their readers get them: from any position, followed without polling, with an explicit end.
 
-The file is the truth and is only ever read here: the task's supervisor (or, for engines elsewhere, their
-pump) writes it. A position is ``<epoch>-<offset>``; the offset counts decoded bytes. When the file is
-shorter than a reader's position, or another one, the reader is told so.
+A position is ``<epoch>-<offset>``; the offset counts decoded bytes. When the file is shorter than a reader's
+position, or another one, the reader is told so. How a log is read and shared stands in ``tails``.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
-
-import msgspec
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from functools import partial
 
 from gradient_jupyter.control import jobs
 from gradient_jupyter.control.access import Principal
+from gradient_jupyter.control.feeds import Bell
 from gradient_jupyter.control.plane import Plane
-from gradient_jupyter.engines.framedlog import DamagedLog, Reader, whole_characters
+from gradient_jupyter.control.tails import NAMES, Encode, LogFile, Piece, Position, Tail
 from gradient_jupyter.resources.base import now_us
 from gradient_jupyter.resources.errors import InvalidRequest, NotFound, ServerError
 from gradient_jupyter.resources.job import Job
 from gradient_jupyter.resources.log import Ended, LogPiece, Truncated
 
-#: How much is read at once, and the most that one piece carries.
-_READ = 256 * 1024
-#: Hints may be lost, so a follower looks by itself now and then.
-_LOOK_S = 1.0
-
-
-class Position(msgspec.Struct, frozen=True):
-    """Where in which log. ``epoch`` 0: at the beginning of whichever."""
-
-    epoch: int = 0
-    offset: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.epoch}-{self.offset}"
+_PLATFORM = NAMES[3]
 
 
 def parse_position(text: str | None) -> Position:
@@ -51,166 +36,184 @@ def parse_position(text: str | None) -> Position:
     return Position(int(epoch), int(offset))
 
 
-class Piece(msgspec.Struct, frozen=True):
-    """A part of one stream, and the position after it."""
-
-    after: Position
-    piece: LogPiece
-
-
 async def follow(
-    plane: Plane, principal: Principal, job_id: str, start: Position, follow: bool
-) -> AsyncIterator[Piece | Truncated | Job | Ended | None]:
-    """The job, then its log from ``start``; the job again whenever it changes; ``Ended`` at the end.
+    plane: Plane,
+    principal: Principal,
+    job_id: str,
+    start: Position,
+    follow: bool,
+    encode: Encode,
+    attempt: int | None = None,
+) -> AsyncGenerator[bytes | Truncated | Job | Ended]:
+    """The job, then its log from ``start`` as ``encode`` writes it; the job again whenever it changes;
+    ``Ended`` at the end.
 
-    Without ``follow`` it ends with what is there now. ``None`` is yielded about once a second while
-    nothing happens, so that the caller can keep its connection alive.
+    What was written before a change comes before it. Without ``follow`` it ends with what is there now. When
+    the job is tried again, the new attempt's log follows the old one's; with ``attempt`` only that one's is
+    told, and its end is the end.
     """
-    with plane.changes.follow_job(job_id) as subscription, ExitStack() as opened:
-        job = await jobs.get(plane, principal, job_id)
+    bell = Bell()
+    load = partial(jobs.get, plane, principal, job_id)
+    with (
+        plane.followed.job(principal, job_id, load, bell) as followed,
+        _Cursor(plane, job_id, start, encode, bell) as cursor,
+    ):
+        job = await followed.job()
+        _check_attempt(job, attempt)
         yield job
-        cursor: _Cursor | None = None
-        damaged = False
+        cursor.begin(job, attempt)
         while True:
-            subscription.log_grew = False
-            grew = False
-            try:
-                if cursor is None and job.attempt and not damaged:
-                    path = plane.layout.attempt(job_id, job.attempt) / "log"
-                    cursor = await plane.on_files(_Cursor.open, path, start)
-                    if cursor is not None:
-                        opened.callback(cursor.close)
-                        if cursor.truncated is not None:
-                            yield cursor.truncated
-                if cursor is not None and not damaged:
-                    while pieces := await plane.on_files(cursor.read):
-                        grew = True
-                        for piece in pieces:
-                            yield piece
-            except ServerError as damage:
-                # Said once, in the log's own place; the job's end is told as ever. A cut stream would only be
-                # opened again.
-                damaged = True
-                at = start if cursor is None else cursor.position
-                yield Piece(at, LogPiece(time_us=now_us(), stream=_NAMES[3], text=f"{damage}\n"))
-            if subscription.job_changed:
-                subscription.job_changed = False
-                fresh = await jobs.get(plane, principal, job_id)
-                if fresh != job:
-                    job = fresh
-                    yield job
-                continue  # what was written before the change comes before the end
-            if job.final or not follow:
+            if job.final or not follow or job.attempt > cursor.attempt:
+                if cursor.gone:
+                    # What the reader has seen is gone as a whole.
+                    yield Truncated(offset=start.offset, size=0)
                 yield Ended(final=job.final, job=job)
                 return
-            if not grew:
-                yield None
-            if not (subscription.log_grew or subscription.job_changed):
-                await subscription.wait(_LOOK_S)
+            await bell.wait()
 
 
-async def whole(plane: Plane, principal: Principal, job_id: str) -> AsyncIterator[bytes]:
+async def whole(
+    plane: Plane, principal: Principal, job_id: str, attempt: int | None = None
+) -> AsyncIterator[bytes]:
     """The decoded log as bytes, as far as it is written now."""
     job = await jobs.get(plane, principal, job_id)
-    path = plane.layout.attempt(job_id, job.attempt) / "log"
-    cursor = await plane.on_files(_Cursor.open, path, Position()) if job.attempt else None
-    if cursor is None:
+    _check_attempt(job, attempt)
+    number = attempt or job.attempt
+    file = LogFile(plane.layout.attempt(job_id, number) / "log")
+    if not number or not await plane.followed.tails.run(file.epoch):
         raise NotFound(
             f"The job {job_id} has not started, so it has no log yet.",
             next=f"Follow it: gradient jobs logs {job_id} --follow",
             code="no-log-yet",
         )
-    return _bytes(plane, cursor)
+    return _bytes(plane, file)
 
 
-async def _bytes(plane: Plane, cursor: _Cursor) -> AsyncIterator[bytes]:
-    try:
-        while data := await plane.on_files(cursor.read_bytes):
-            yield data
-    finally:
-        cursor.close()
+async def _bytes(plane: Plane, file: LogFile) -> AsyncIterator[bytes]:
+    offset = 0
+    while data := await plane.followed.tails.run(file.read_bytes, offset):
+        offset += len(data)
+        yield data
+
+
+def _check_attempt(job: Job, attempt: int | None) -> None:
+    if attempt is not None and not 1 <= attempt <= job.attempt:
+        raise NotFound(
+            f"The job {job.id} has no attempt {attempt}.",
+            next=f"It has {job.attempt} so far; leave the number out for the newest.",
+            code="no-such-attempt",
+        )
 
 
 class _Cursor:
-    """A place in one log file. Its methods block."""
+    """One follower's place in a job's logs. A damaged log is told once, then it yields nothing more."""
 
-    def __init__(self, reader: Reader, offset: int, truncated: Truncated | None) -> None:
-        self._reader = reader
-        self._offset = offset
-        self.truncated = truncated
+    def __init__(self, plane: Plane, job_id: str, start: Position, encode: Encode, bell: Bell) -> None:
+        self._plane = plane
+        self._job_id = job_id
+        self._start = start
+        self._encode = encode
+        self._bell = bell
+        self._held = contextlib.ExitStack()
+        self._tail: Tail | None = None
+        self._epoch = 0
+        self._offset = 0
+        self._damaged = False
+        self._moved = False
+        self._may_look_back = False
+        self.attempt = 0
 
-    @classmethod
-    def open(cls, path: Path, start: Position) -> _Cursor | None:
-        """None while there is no log."""
-        with _told():
-            reader = Reader(path)
-            if not reader.epoch:
-                reader.close()
-                return None
-        if start.epoch and (start.epoch != reader.epoch or start.offset > reader.size):
-            # Another log, or one that lost its end in a power failure: never other bytes in silence.
-            return cls(reader, 0, Truncated(offset=start.offset, size=reader.size))
-        return cls(reader, start.offset, None)
+    def __enter__(self) -> _Cursor:
+        return self
 
-    def read(self) -> list[Piece]:
-        """What follows, neighbours of one stream joined, each piece ending between characters."""
-        pieces: list[Piece] = []
-        for stream, time_us, data in self._joined():
-            self._offset += len(data)
-            pieces.append(
-                Piece(
-                    Position(self._reader.epoch, self._offset),
-                    LogPiece(time_us=time_us, stream=stream, text=data.decode("utf-8", "replace")),
-                )
-            )
-        return pieces
+    def __exit__(self, *_: object) -> None:
+        self._held.close()
 
-    def read_bytes(self) -> bytes:
-        with _told():
-            data = b"".join(chunk.data for chunk in self._reader.read(self._offset, _READ))
-        self._offset += len(data)
-        return data
+    def begin(self, job: Job, attempt: int | None) -> None:
+        self._may_look_back = attempt is None
+        self._open(attempt or job.attempt)
+
+    def move(self, attempt: int) -> None:
+        """To the beginning of a later attempt's log."""
+        self._moved = self.attempt > 0
+        if self._moved:
+            self._start = Position()
+        self._epoch, self._offset, self._damaged = 0, 0, False
+        self._open(attempt)
 
     @property
-    def position(self) -> Position:
-        return Position(self._reader.epoch, self._offset)
+    def gone(self) -> bool:
+        """The reader has been in a log, and now there is none at all."""
+        return bool(self._start.epoch) and not (self._epoch or self._damaged)
 
-    def close(self) -> None:
-        self._reader.close()
+    async def next(self) -> bytes | Truncated | None:
+        """What comes next; None when nothing does as yet."""
+        if self._tail is None or self._damaged:
+            return None
+        try:
+            if not self._epoch:
+                found = await self._find(self._tail)
+                if found is not None or not self._epoch:
+                    return found
+            batch = await self._tail.read(self._offset)
+        except ServerError as damage:
+            # Said once, in the log's own place; the job's end is told as ever. A cut stream would only be
+            # opened again.
+            self._damaged = True
+            at = Position(self._epoch, self._offset) if self._epoch else self._start
+            return self._said(at, str(damage))
+        if batch is None:
+            return None
+        self._offset = batch.after
+        return batch.wire
 
-    def __del__(self) -> None:
-        # Of one that was opened for a reader who had gone meanwhile nobody else knows.
-        self.close()
+    def _open(self, attempt: int) -> None:
+        self._held.close()
+        self.attempt, self._tail = attempt, None
+        if attempt:
+            self._tail = self._held.enter_context(self._tail_of(attempt))
+            self._held.enter_context(self._tail.followers.with_(self._bell))
 
-    def _joined(self) -> Iterator[tuple[str, int, bytes]]:
-        with _told():
-            chunks = self._reader.read(self._offset, _READ)
-        more = sum(len(chunk.data) for chunk in chunks) >= _READ
-        parts: list[bytes] = []
-        stream, time_us = 0, 0
-        for chunk in chunks:
-            if parts and chunk.stream != stream:
-                yield _NAMES.get(stream, "platform"), time_us, b"".join(parts)
-                parts = []
-            stream, time_us = chunk.stream, chunk.time_us
-            parts.append(chunk.data)
-        if parts:
-            data = b"".join(parts)
-            # Frames end between characters; where our own limit cut one, the rest of it comes next time.
-            yield _NAMES.get(stream, "platform"), time_us, data[: whole_characters(data)] if more else data
+    @contextlib.contextmanager
+    def _tail_of(self, attempt: int) -> Iterator[Tail]:
+        path = self._plane.layout.attempt(self._job_id, attempt) / "log"
+        with self._plane.followed.tails.open(self._job_id, path, self._encode) as tail:
+            yield tail
 
+    async def _find(self, tail: Tail) -> bytes | Truncated | None:
+        """Where ``start`` is, once there is a log; and what is to be said about that."""
+        epoch = await tail.epoch()
+        if self._start.epoch not in (0, epoch) and (earlier := await self._looked_back()) is not None:
+            tail, epoch = earlier, self._start.epoch
+        if not epoch:
+            return None
+        self._epoch = epoch
+        if self._moved:
+            return self._said(
+                Position(epoch, 0), f"this is attempt {self.attempt}; the one before has ended."
+            )
+        if not self._start.epoch:
+            return None
+        size = await tail.size()
+        if self._start.epoch == epoch and self._start.offset <= size:
+            self._offset = self._start.offset
+            return None
+        # Another log, or one that lost its end in a power failure: never other bytes in silence.
+        return Truncated(offset=self._start.offset, size=size)
 
-_NAMES = {1: "stdout", 2: "stderr", 3: "platform"}
+    async def _looked_back(self) -> Tail | None:
+        """The earlier attempt's log that ``start`` is in, which then is the one to go on in."""
+        if not self._may_look_back:
+            return None
+        self._may_look_back = False
+        for attempt in range(self.attempt - 1, 0, -1):
+            with contextlib.suppress(ServerError), self._tail_of(attempt) as tail:
+                if await tail.epoch() == self._start.epoch:
+                    self._open(attempt)
+                    return self._tail
+        return None
 
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """Damage at rest is named, and nothing is shown in its place."""
-    try:
-        yield
-    except DamagedLog as damage:
-        raise ServerError(
-            f"The log is damaged: {damage}.",
-            next="What stands before the damage was shown; the file itself is left as it is.",
-            code="log-damaged",
-        ) from damage
+    def _said(self, at: Position, text: str) -> bytes:
+        return self._encode(
+            [Piece(at, LogPiece(time_us=now_us(), stream=_PLATFORM, text=f"gradient: {text}\n"))]
+        )

@@ -45,6 +45,15 @@ class Room(msgspec.Struct, kw_only=True):
         taken, self.gpus = tuple(self.gpus[: size.gpus]), self.gpus[size.gpus :]
         return taken
 
+    def takes(self, claim: Claim) -> bool:
+        """Takes exactly what the claim names, if all of it is there."""
+        size = Size(cpus=claim.cpus, memory_bytes=claim.memory_bytes, gpus=len(claim.gpus))
+        if not self.holds(size) or not set(claim.gpus) <= set(self.gpus):
+            return False
+        self.gpus = [*claim.gpus, *(gpu for gpu in self.gpus if gpu not in claim.gpus)]
+        self.take(size)
+        return True
+
 
 def sizes(configured: Mapping[str, Size], nodes: Sequence[Node], whole_host: bool) -> dict[str, Size]:
     """Every machine type by name. ``whole_host``: also ``local``, as large as the first node."""

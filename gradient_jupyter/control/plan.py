@@ -41,6 +41,16 @@ class Conclude(msgspec.Struct, frozen=True):
     """Nobody can vouch for the task's processes: have them killed first."""
 
 
+class Retry(msgspec.Struct, frozen=True):
+    """Write down how this attempt ended, release its machine, and let the job go back to the queue."""
+
+    end: Conclude
+
+
+class Requeue(msgspec.Struct, frozen=True):
+    """Nothing of the attempt before is left: drop what it left in /artifacts, and queue the next."""
+
+
 class Remove(msgspec.Struct, frozen=True):
     """Everything is collected: have the engine forget the task."""
 
@@ -49,7 +59,11 @@ class Erase(msgspec.Struct, frozen=True):
     """Delete the job's files and its row."""
 
 
-Action = Ensure | Stop | Note | Conclude | Remove | Erase
+Action = Ensure | Stop | Note | Conclude | Retry | Requeue | Remove | Erase
+
+#: Why an attempt may be followed by another. Every other end would be the same the next time: a command that
+#: is not there, a run that is longer than it may be, a snapshot that is damaged.
+AGAIN = frozenset({"exit", "killed", "out-of-memory", "lost", "engine"})
 
 _CANCELLED = Reason(code="cancelled", message="Cancelled by a person.")
 
@@ -69,11 +83,13 @@ def plan(job: Job, seen: Observation | None) -> Action | None:
         if seen is not None:
             # It has claimed nothing, so whatever runs under its name must not.
             return Remove() if seen.phase.ended else Stop()
+        if not wanted:
+            return Conclude(State.CANCELLED, _CANCELLED)
         # Placing it is the queue's decision: it needs all jobs and all machines.
-        return None if wanted else Conclude(State.CANCELLED, _CANCELLED)
+        return Requeue() if job.phase is Phase.RETRYING else None
     if seen is None:
         if job.state is State.RUNNING:
-            return Conclude(State.ERROR, _lost(job))
+            return _last_or_not(job, Conclude(State.ERROR, lost(job)))
         return Ensure() if wanted else Conclude(State.CANCELLED, _CANCELLED)
     if seen.phase.ended:
         return _ended(job, seen)
@@ -95,7 +111,8 @@ def _ended(job: Job, seen: Observation) -> Action:
     if seen.phase is Seen.LOST:
         if job.target is not Target.RUN:
             return Conclude(State.CANCELLED, _CANCELLED, kill=True)
-        return Conclude(State.ERROR, _lost(job), kill=True)
+        end = Conclude(State.ERROR, lost(job), started_us=seen.started_us, kill=True)
+        return _last_or_not(job, end)
     if seen.stopped and job.target is not Target.RUN:
         state, reason = State.CANCELLED, _CANCELLED
     elif seen.phase is Seen.SUCCEEDED:
@@ -104,7 +121,19 @@ def _ended(job: Job, seen: Observation) -> Action:
         state, reason = State.ERROR, _platform(job, seen)
     else:
         state, reason = State.FAILED, _failed(job, seen)
-    return Conclude(state, reason, seen.exit_code, seen.started_us, seen.ended_us)
+    return _last_or_not(job, Conclude(state, reason, seen.exit_code, seen.started_us, seen.ended_us))
+
+
+def _last_or_not(job: Job, end: Conclude) -> Conclude | Retry:
+    """Whether this is the job's end, or another attempt follows. Without ``retries`` none ever does (P4)."""
+    again = (
+        job.target is Target.RUN
+        and end.state in (State.FAILED, State.ERROR, State.PREEMPTED)
+        and end.reason is not None
+        and end.reason.code in AGAIN
+        and job.attempt <= job.retries
+    )
+    return Retry(end) if again else end
 
 
 def _failed(job: Job, seen: Observation) -> Reason:
@@ -135,6 +164,13 @@ def _failed(job: Job, seen: Observation) -> Reason:
                 message=seen.message or "Killed by SIGKILL (exit 137): by the system, or by hand.",
                 next=f"If memory ran out, use less or a larger machine type. {logs}",
             )
+        case "max-duration":
+            return Reason(
+                code=seen.code,
+                message=seen.message or "It ran longer than it may, so it was stopped (exit 124).",
+                next="Give it longer (--max-duration), a larger machine type, or let it save its state in "
+                "/storage and go on from there.",
+            )
         case "no-space":
             return Reason(
                 code=seen.code,
@@ -159,7 +195,7 @@ def _platform(job: Job, seen: Observation) -> Reason:
     )
 
 
-def _lost(job: Job) -> Reason:
+def lost(job: Job) -> Reason:
     return Reason(
         code="lost",
         message="The process is gone and nobody saw how it ended: the machine restarted, or the process that "

@@ -11,23 +11,41 @@ import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import msgspec
 
+from gradient_jupyter.control import machines
 from gradient_jupyter.control.changes import Changes
+from gradient_jupyter.control.collect import Collector
+from gradient_jupyter.control.followed import Followed
+from gradient_jupyter.control.garbage import Garbage
+from gradient_jupyter.control.keeper import Keeper
 from gradient_jupyter.control.layout import Layout
 from gradient_jupyter.control.machines import Size
+from gradient_jupyter.control.outbound import Outbound, Rule
+from gradient_jupyter.control.progress import Reports
+from gradient_jupyter.control.queue import Limits, Queue
 from gradient_jupyter.control.reconcile import Reconciler
-from gradient_jupyter.engines.base import Engine
+from gradient_jupyter.control.standing import Standing
+from gradient_jupyter.control.tokens import Tokens
+from gradient_jupyter.control.visits import Visits
+from gradient_jupyter.engines.base import Engine, Node
 from gradient_jupyter.resources.errors import NoSpace
-from gradient_jupyter.resources.snapshot import Manifest
+from gradient_jupyter.resources.snapshot import WHOLE_BYTES, Manifest
+from gradient_jupyter.store.ballast import Ballast
 from gradient_jupyter.store.database import Database
 from gradient_jupyter.workspace.blobs import BlobStore
 from gradient_jupyter.workspace.materialise import materialise
 
+if TYPE_CHECKING:
+    from gradient_jupyter.control.snapshots import Intake
+
 P = ParamSpec("P")
 T = TypeVar("T")
+
+#: How long a machine may be gone or back before placing takes notice.
+_NODES_S = 5.0
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,14 +57,39 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     stop_grace_s: float = 10
     patience_s: float = 10
     """After the grace: when an engine that was asked to stop a task is asked again."""
+    limits: Limits = Limits()
+    """Of each owner."""
     reserve_bytes: int = 256 * 2**20
     """No upload is accepted and no run is started when less than this is free."""
-    max_blob_bytes: int = 8 * 2**30
-    max_pack_bytes: int = 16 * 2**30
+    max_blob_bytes: int = WHOLE_BYTES
+    """What is larger comes in chunks, which are smaller."""
+    max_pack_bytes: int = 2 * WHOLE_BYTES
+    max_snapshot_bytes: int = 16 * 2**30
+    ballast_bytes: int = 16 * 2**20
+    """Kept allocated, and given to the database when the disk is full, so that things can be deleted then."""
+    garbage_grace_s: float = 3600
+    """How long what no job refers to is kept after it came: uploads under way need it."""
+    keep_jobs_days: float = 0
+    """A job that ended longer ago is deleted, unless it is tagged ``keep``. 0: none ever is."""
+    max_artifacts: int = 1_000_000
+    """Files that one job may leave; what is beyond is not collected."""
+    max_artifact_bytes: int = 2**40
+    """Bytes that one job may leave, by their sizes or by what they take on the disk, whichever is more."""
+    outbound_allow: tuple[Rule, ...] = ()
+    """Where the server may go beside public addresses by https."""
+    outbound_ca_file: str | None = None
+    outbound_timeout_s: float = 300
+    outbound_max_bytes: int = 512 * 2**20
+    outbound_at_once: int = 4
 
 
 class Plane:
-    """``engine`` is made by the caller, who also gives it ``unpack``."""
+    """``engine`` is made by the caller, who also gives it ``unpack``. ``key`` is what the tokens of runs are
+    made from, ``callback_url`` where a run reaches this server's API.
+
+    ``read_only`` says why nothing may be changed; it may come to be said later, when damage shows. Nothing is
+    reconciled then: the rows can no longer be believed, so nothing may be stopped or removed because of them.
+    """
 
     def __init__(
         self,
@@ -55,28 +98,69 @@ class Plane:
         settings: Settings,
         blobs: BlobStore,
         make_engine: Callable[[Plane], Engine],
+        key: bytes,
+        callback_url: str,
+        read_only: str = "",
     ) -> None:
         self.layout = layout
         self.install = install
         self.settings = settings
         self.blobs = blobs
-        self.changes = Changes()
-        self.database = Database(layout.database, self.changes.published)
+        self.callback_url = callback_url
+        self.tokens = Tokens(key)
+        self.queue = Queue()
+        self.changes = Changes(self.queue)
+        #: Uploads that were cut off and whose blobs are being put away.
+        self.cut_intakes: set[Intake] = set()
+        self.ballast = Ballast(layout.ballast, settings.ballast_bytes)
+        self.database = Database(layout.database, self.changes.published, self.ballast.drop, read_only)
+        self.followed = Followed(self.changes, self.database)
         self._files = ThreadPoolExecutor(4, "files")
+        self.visits = Visits(
+            layout.fetches,
+            blobs,
+            Outbound(settings.outbound_allow, ca_file=settings.outbound_ca_file),
+            most_bytes=settings.outbound_max_bytes,
+            timeout_s=settings.outbound_timeout_s,
+            at_once=settings.outbound_at_once,
+            reserve_bytes=settings.reserve_bytes,
+        )
         self.engine = make_engine(self)
+        self.reports = Reports(self.database)
+        self.collector = Collector(self)
+        self.garbage = Garbage(self, settings.garbage_grace_s)
+        self.keeper = Keeper(self)
         self.reconciler = Reconciler(self)
+        self._nodes: tuple[Node, ...] = ()
+        self._nodes_until = float("-inf")
+        self._standing: tuple[int, tuple[Node, ...], Standing] | None = None
 
     async def start(self) -> None:
         """Starts what runs by itself, and takes up again whatever was not finished."""
-        self.layout.datasets.mkdir(parents=True, exist_ok=True)
         self.database.start()
+        if self.read_only:
+            return
+        self.layout.datasets.mkdir(parents=True, exist_ok=True)
+        await self.on_files(self.visits.clear)
         await self.engine.start()
+        await self.keeper.start()
         await self.reconciler.start()
+
+    @property
+    def read_only(self) -> str:
+        """Why nothing may be changed, and the way out; empty in ordinary times."""
+        return self.database.read_only
 
     async def close(self) -> None:
         """Stops acting. Tasks go on; the next start takes them up."""
+        await self.visits.close()
+        await self.reports.close()
+        await self.keeper.close()
         await self.reconciler.close()
+        await self.collector.close()
         await self.engine.close()
+        await asyncio.gather(*(intake.settled.wait() for intake in self.cut_intakes))
+        await self.followed.close()
         await asyncio.to_thread(self._files.shutdown)
         await asyncio.to_thread(self.database.close)
 
@@ -84,15 +168,42 @@ class Plane:
         """Runs blocking file work on the bounded pool."""
         return await asyncio.get_running_loop().run_in_executor(self._files, lambda: work(*args, **kwargs))
 
+    async def nodes(self) -> tuple[Node, ...]:
+        """The engine's machines. Asking costs more than placing a job, so for a moment the answer is kept."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._nodes_until:
+            self._nodes = await self.engine.nodes()
+            self._nodes_until = now + _NODES_S
+        return self._nodes
+
+    async def sizes(self) -> dict[str, Size]:
+        """Every machine type by name."""
+        settings = self.settings
+        return machines.sizes(settings.machine_types, await self.nodes(), settings.whole_host)
+
+    async def standing(self) -> Standing:
+        """Where the waiting jobs stand. Put together once for each change of the queue."""
+        nodes, sizes = await self.nodes(), await self.sizes()
+        kept = self._standing
+        if kept is None or kept[0] != self.queue.version or kept[1] is not nodes:
+            view = Standing(self.queue, sizes, nodes, self.settings.limits)
+            kept = self._standing = (self.queue.version, nodes, view)
+        return kept[2]
+
     def unpack(self, snapshot: str, target: Path) -> None:
         """``engines.base.Materialise``: unpacks a stored snapshot into a directory. Blocks."""
+        materialise(self.manifest(snapshot), self.blobs, target, durable=False)
+
+    def manifest(self, snapshot: str) -> Manifest:
+        """What a stored snapshot holds. ``Damaged`` when its manifest cannot be read. Blocks."""
         with self.blobs.open(snapshot) as file:
-            manifest = decode_manifest(file.read())
-        materialise(manifest, self.blobs, target)
+            return decode_manifest(file.read())
 
     def check_space(self, incoming: int = 0) -> None:
         """Raises ``NoSpace`` when taking in that many bytes would leave too little."""
-        free = shutil.disk_usage(self.layout.root).free
+        # Each may lie on a disk of its own.
+        places = (self.layout.root, self.layout.blobs, self.layout.jobs)
+        free = min(shutil.disk_usage(place).free for place in places if place.exists())
         kept = self.settings.reserve_bytes
         if free - incoming < kept:
             raise NoSpace(

@@ -11,19 +11,31 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 from sqlalchemy import Connection
 
-from gradient_jupyter.control import machines, queue, tasks
-from gradient_jupyter.control.collect import collect
-from gradient_jupyter.control.plan import Action, Conclude, Ensure, Erase, Note, Remove, Stop, plan
-from gradient_jupyter.control.queue import Placement
+from gradient_jupyter.control import machines, placing, tasks
+from gradient_jupyter.control.collect import Collected
+from gradient_jupyter.control.machines import Room
+from gradient_jupyter.control.plan import (
+    Action,
+    Conclude,
+    Ensure,
+    Erase,
+    Note,
+    Remove,
+    Requeue,
+    Retry,
+    Stop,
+    plan,
+)
 from gradient_jupyter.control.workqueue import WorkQueue
 from gradient_jupyter.engines.base import Conflict, HintKind, Observation, Rejected, Unreachable
-from gradient_jupyter.resources.artifact import Artifact
 from gradient_jupyter.resources.base import now_us
 from gradient_jupyter.resources.errors import GradientError, NoSpace
 from gradient_jupyter.resources.job import Job, Phase, Reason, State, Target
@@ -31,7 +43,9 @@ from gradient_jupyter.store import events as event_rows
 from gradient_jupyter.store import jobs as rows
 from gradient_jupyter.store import ledger
 from gradient_jupyter.store import projects as project_rows
+from gradient_jupyter.store.ledger import Claim
 from gradient_jupyter.workspace.inside import remove_tree
+from gradient_jupyter.workspace.wording import decimal
 
 if TYPE_CHECKING:
     from gradient_jupyter.control.plane import Plane
@@ -40,6 +54,8 @@ log = logging.getLogger(__name__)
 
 _WORKERS = 8
 _RELIST_S = 60.0
+#: Collecting that is over sooner is written together with the job's end.
+_SOON_S = 0.1
 _REWATCH_S = 5.0
 _QUEUE = "queue"
 _PROJECTS = "projects"
@@ -52,11 +68,15 @@ class Reconciler:
     def __init__(self, plane: Plane) -> None:
         self._plane = plane
         self._work = WorkQueue()
+        self._reload = True
+        self._unborn: set[str] = set()
+        """Those placed just now, of which the engine has not heard yet."""
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Begins with everything that is not finished."""
         await self._relist()
+        await self._reload_queue()
         self._tasks = [
             *(asyncio.create_task(self._worker(), name=f"reconcile-{number}") for number in range(_WORKERS)),
             asyncio.create_task(self._relist_forever(), name="relist"),
@@ -82,6 +102,9 @@ class Reconciler:
     async def _worker(self) -> None:
         while True:
             key = await self._work.get()
+            if self._plane.read_only:
+                self._work.done(key)
+                continue
             try:
                 await self._reconcile(key)
             except asyncio.CancelledError:
@@ -89,7 +112,7 @@ class Reconciler:
             except Exception as error:
                 # Whatever it was: no state was changed by it, and the same question is asked again later.
                 delay = self._work.failed(key)
-                known = isinstance(error, Unreachable | NoSpace)
+                known = isinstance(error, Unreachable | GradientError)
                 log.warning("%s: %s; again in %.1f s", key, error, delay, exc_info=None if known else error)
             else:
                 self._work.done(key)
@@ -103,27 +126,44 @@ class Reconciler:
             await self._job(key)
 
     async def _job(self, job_id: str) -> None:
-        before: Action | None = None
-        while True:
-            job = await self._plane.database.read(lambda connection: rows.find(connection, job_id))
-            if job is None:
-                return
+        """Step by step. The row is read once: whoever changes what is wanted of it adds its key again."""
+        job = await self._find(job_id)
+        seen = None
+        unborn = job_id in self._unborn and job is not None and job.state is State.PROVISIONING
+        self._unborn.discard(job_id)
+        if job is not None and not unborn:
             seen = await self._observe(job)
+        before: Action | None = None
+        while job is not None:
+            notes: list[Note] = []
             action = plan(job, seen)
+            while isinstance(action, Note) and seen is not None and seen.phase.ended:
+                # It was over before we looked: its steps are written together with its end.
+                notes.append(action)
+                job = noted(job, action)
+                action = plan(job, seen)
             if action is None:
                 return
             if action == before:
                 # It took no effect. Asking again at once would be a busy loop.
                 self._work.add_later(job_id, 1.0)
                 return
-            await self._act(job, seen, action)
+            after, seen = await self._act(job, seen, action, notes)
             if isinstance(action, Stop):
                 # Whatever does not answer is not asked politely for ever.
                 settings = self._plane.settings
                 self._work.add_later(job_id, settings.stop_grace_s + settings.patience_s)
             if isinstance(action, Stop | Erase):
                 return
-            before = action
+            if after is not None and after.attempt != job.attempt:
+                seen = await self._observe(after)  # what was seen was another attempt's
+            job, before = after, action
+
+    async def _find(self, job_id: str) -> Job | None:
+        known = self._plane.changes.placed.get(job_id)
+        if known is not None:
+            return known
+        return await self._plane.database.read(lambda connection: rows.find(connection, job_id))
 
     async def _observe(self, job: Job) -> Observation | None:
         if job.attempt == 0:
@@ -131,32 +171,58 @@ class Reconciler:
         key = tasks.key(self._plane.install, job.id, job.attempt)
         return (await self._plane.engine.observe([key])).get(key)
 
-    async def _act(self, job: Job, seen: Observation | None, action: Action) -> None:
+    async def _act(
+        self, job: Job, seen: Observation | None, action: Action, notes: list[Note]
+    ) -> tuple[Job | None, Observation | None]:
+        """Takes one step. Returns the row and what the engine shows after it, asking only where the step may
+        have changed them."""
         engine = self._plane.engine
         key = tasks.key(self._plane.install, job.id, job.attempt)
         match action:
             case Ensure():
-                await self._ensure(job)
+                after = await self._ensure(job)
+                return after, await self._observe(after) if after is not None else None
             case Stop():
                 await engine.stop(key, self._plane.settings.stop_grace_s)
             case Note():
-                await self._note(job, action)
+                return await self._note(job, action), seen
             case Conclude():
                 if action.kill and seen is not None:
                     await engine.stop(key, 0)
-                await self._conclude(job, action)
+                return await self._conclude(job, action, notes), seen
+            case Retry():
+                if action.end.kill and seen is not None:
+                    await engine.stop(key, 0)
+                return await self._retry(job, action.end, notes), seen
+            case Requeue():
+                return await self._requeue(job), None
             case Remove():
                 await engine.remove(key)
+                return job, None
             case Erase():
-                await self._plane.on_files(remove_tree, self._plane.layout.job(job.id))
-                await self._plane.database.write(lambda connection: rows.erase(connection, job))
-                self.look_at_projects()
+                await self._erase(job)
+        return job, seen
 
-    async def _ensure(self, job: Job) -> None:
+    async def _erase(self, job: Job) -> None:
+        freed = await self._plane.on_files(remove_tree, self._plane.layout.job(job.id))
+        await self._plane.database.write(lambda connection: rows.erase(connection, job))
+        log.info("deleted %s: %s of log, artifacts and workspace", job.id, decimal(freed))
+        self.look_at_projects()
+        self._plane.keeper.look_soon()
+
+    async def _ensure(self, job: Job) -> Job | None:
+        """Returns the row as it is then."""
+        self._unborn.discard(job.id)  # from here on the engine may know it, and is asked
         plane = self._plane
-        claim = await plane.database.read(lambda connection: ledger.of(connection, job.id, job.attempt))
+        claim = plane.queue.claims.get(job.id)
+        if claim is None or claim.attempt != job.attempt:
+            claim = await plane.database.read(lambda connection: ledger.of(connection, job.id, job.attempt))
         assert claim is not None, "placing an attempt stores its claim in the same transaction"
-        task = tasks.task(plane.layout, plane.install, job, claim)
+        home = {
+            "GRADIENT_JOB_URL": f"{plane.callback_url}/jobs/{job.id}",
+            "GRADIENT_JOB_TOKEN": plane.tokens.of(job.id, job.attempt),
+        }
+        task = tasks.task(plane.layout, plane.install, job, claim, home)
         try:
             plane.check_space()
             await plane.on_files(_make_directories, task.directory / "artifacts", task.storage)
@@ -167,10 +233,10 @@ class Reconciler:
             if error.code == "no-space":
                 following = "Free some space: gradient jobs delete removes old runs."
             reason = Reason(code=error.code, message=error.message, next=following)
-            await self._conclude(job, Conclude(State.ERROR, reason))
+            return await self._conclude(job, Conclude(State.ERROR, reason))
         except Conflict as error:
             log.error("%s: %s", job.id, error)
-            await self._conclude(
+            return await self._conclude(
                 job,
                 Conclude(
                     State.ERROR,
@@ -182,37 +248,37 @@ class Reconciler:
                 ),
             )
 
-    async def _note(self, job: Job, note: Note) -> None:
-        def work(connection: Connection) -> None:
-            fresh = rows.find(connection, job.id)
-            if fresh is not None and not fresh.final and fresh.attempt == job.attempt:
-                rows.change(
-                    connection,
-                    fresh,
-                    state=note.state,
-                    phase=note.phase,
-                    started_us=note.started_us,
-                    reason=None,
-                )
+        return job
 
-        await self._plane.database.write(work)
+    async def _note(self, job: Job, note: Note) -> Job | None:
+        return await self._plane.database.write(
+            lambda connection: _noted(connection, job, [(note, now_us())])
+        )
 
-    async def _conclude(self, job: Job, end: Conclude) -> None:
-        """Collects first, then makes the job final and frees its machine in one transaction."""
-        collected: list[Artifact] = []
-        warnings: list[str] = []
-        if job.attempt:
+    async def _conclude(self, job: Job, end: Conclude, notes: list[Note] | None = None) -> Job | None:
+        """Collects first, then makes the job final and frees its machine in one transaction.
+
+        ``notes`` are steps that are not written yet. They are written with the end, or before it where
+        collecting takes long enough for a person to see it. Returns the row as it is then; None while what
+        it left is still being collected, after which the job is looked at again.
+        """
+        began: list[tuple[Note, int]] = [(note, now_us()) for note in notes or ()]
+        collected = Collected([], [])
+        if job.attempt and job.state is not State.PENDING:
             if job.state is State.RUNNING and job.phase is not Phase.COLLECTING:
-                await self._note(job, Note(State.RUNNING, Phase.COLLECTING, job.started_us))
-            directory = self._plane.layout.attempt(job.id, job.attempt) / "artifacts"
-            collected, warnings = await self._plane.on_files(collect, directory)
+                began.append((Note(State.RUNNING, Phase.COLLECTING, job.started_us), now_us()))
+            done = await self._plane.collector.collect(job)
+            if done is None:
+                await self._plane.database.write(lambda connection: _noted(connection, job, began))
+                return None
+            collected = done
 
-        def work(connection: Connection) -> None:
-            fresh = rows.find(connection, job.id)
+        def work(connection: Connection) -> Job | None:
+            fresh = _noted(connection, job, began)
             if fresh is None or fresh.final or fresh.attempt != job.attempt:
-                return
+                return fresh
             values = {"started_us": end.started_us} if end.started_us is not None else {}
-            rows.change(
+            fresh = rows.change(
                 connection,
                 fresh,
                 state=end.state,
@@ -220,57 +286,121 @@ class Reconciler:
                 reason=end.reason,
                 exit_code=end.exit_code,
                 ended_us=end.ended_us or now_us(),
-                warnings=(*fresh.warnings, *warnings),
+                warnings=(*fresh.warnings, *collected.warnings),
                 **values,
             )
-            rows.add_artifacts(connection, job.id, collected)
-            if job.attempt:
-                rows.end_attempt(connection, job.id, job.attempt, end.exit_code)
-                ledger.release(connection, job.id, job.attempt)
+            rows.add_artifacts(connection, job.id, collected.artifacts, replace=collected.fresh)
+            if job.attempt and job.state is not State.PENDING:
+                _end_attempt(connection, fresh, end)
+            return fresh
 
-        await self._plane.database.write(work)
+        concluded = await self._plane.database.write(work)
         self.look_at_queue()
+        return concluded
+
+    async def _retry(self, job: Job, end: Conclude, notes: list[Note]) -> Job | None:
+        """The attempt is over and counts for nothing. Its machine is free; the next waits until the engine
+        has forgotten it, so that never two of one job can run. Returns the row as it is then."""
+        assert end.reason is not None
+        began = [(note, now_us()) for note in notes]
+        reason = Reason(
+            code="retry",
+            message=f"Attempt {job.attempt} of at most {job.retries + 1}: {end.reason.message}",
+            next="The next attempt starts as soon as a machine is free.",
+        )
+
+        def work(connection: Connection) -> Job | None:
+            fresh = rows.find(connection, job.id)
+            if fresh is None or fresh.final or fresh.attempt != job.attempt or fresh.state is State.PENDING:
+                return fresh
+            if fresh.target is not Target.RUN:
+                return fresh  # a person was quicker: the next look concludes it
+            fresh = _noted(connection, job, began)
+            assert fresh is not None, "it was there a line ago, in the same transaction"
+            _end_attempt(connection, fresh, end)
+            return rows.change(
+                connection, fresh, state=State.PENDING, phase=Phase.RETRYING, reason=reason, started_us=None,
+                progress=None,
+            )  # fmt: skip
+
+        retried = await self._plane.database.write(work)
+        self.look_at_queue()
+        return retried
+
+    async def _requeue(self, job: Job) -> Job | None:
+        """Nothing of the attempt before is left. Returns the row as it is then."""
+        artifacts = self._plane.layout.attempt(job.id, job.attempt) / "artifacts"
+        await self._plane.on_files(remove_tree, artifacts)
+
+        def work(connection: Connection) -> Job | None:
+            fresh = rows.find(connection, job.id)
+            if fresh is not None and fresh.phase is Phase.RETRYING and fresh.attempt == job.attempt:
+                return rows.change(connection, fresh, phase=Phase.QUEUED)
+            return fresh
+
+        requeued = await self._plane.database.write(work)
+        self.look_at_queue()
+        return requeued
 
     async def _place(self) -> None:
-        plane = self._plane
-        nodes = await plane.engine.nodes()
-        waiting, claims = await plane.database.read(
-            lambda connection: (rows.waiting(connection), ledger.taken(connection))
-        )
-        sizes = machines.sizes(plane.settings.machine_types, nodes, plane.settings.whole_host)
-        placements = queue.place(waiting, sizes, machines.rooms(nodes, claims))
-        if placements:
+        plane, queue = self._plane, self._plane.queue
+        if self._reload:
+            await self._reload_queue()
+        if not queue:
+            return
+        nodes, sizes = await plane.nodes(), await plane.sizes()
+        chosen = placing.place(queue, sizes, nodes, plane.settings.limits)
+        if chosen:
             name = plane.engine.capabilities().name
 
             def work(connection: Connection) -> list[str]:
-                return [each.job_id for each in placements if self._claim(connection, each, name)]
+                left = {room.node: room for room in machines.rooms(nodes, ledger.taken(connection))}
+                return [each.job_id for each in chosen if self._claim(connection, each, left, name)]
 
-            for job_id in await plane.database.write(work):
+            try:
+                stored = await plane.database.write(work)
+            except BaseException:
+                self._reload = True  # the queue holds for them what the rows do not say
+                raise
+            self._unborn.update(stored)
+            for job_id in stored:
                 self.look_at(job_id)
-        if waiting:
-            plane.changes.queue_moved()
+            if len(stored) < len(chosen):
+                self._reload = True  # some moved on meanwhile, and what they would have had is free
+                self.look_at_queue()
+        plane.changes.queue_moved()
 
-    def _claim(self, connection: Connection, placement: Placement, engine: str) -> bool:
-        """Intent before effect: attempt, claim and key stand in the store before the engine hears of it."""
-        job = rows.find(connection, placement.job_id)
-        if job is None or job.state is not State.PENDING or job.target is not Target.RUN:
+    def _claim(self, connection: Connection, claim: Claim, left: dict[str, Room], engine: str) -> bool:
+        """Intent before effect: attempt, claim and key stand in the store before the engine hears of it.
+        The rows decide: ``left`` is what they have left."""
+        job = rows.find(connection, claim.job_id)
+        if job is None or job.phase is not Phase.QUEUED or job.target is not Target.RUN:
             return False
-        attempt = job.attempt + 1
+        room = left.get(claim.node)
+        if job.attempt + 1 != claim.attempt or room is None or not room.takes(claim):
+            log.error("%s: the queue thought otherwise of it or of its machine than the rows", job.id)
+            return False
         rows.change(
-            connection, job, state=State.PROVISIONING, phase=Phase.STARTING, attempt=attempt, engine=engine,
-            reason=_STARTING,
+            connection, job, state=State.PROVISIONING, phase=Phase.STARTING, attempt=claim.attempt,
+            engine=engine, reason=_STARTING,
         )  # fmt: skip
         rows.begin_attempt(
-            connection, job.id, attempt, tasks.key(self._plane.install, job.id, attempt), engine
+            connection, job.id, claim.attempt, tasks.key(self._plane.install, job.id, claim.attempt), engine
         )
-        ledger.take(
-            connection,
-            ledger.Claim(
-                job_id=job.id, attempt=attempt, node=placement.node, machine_type=placement.machine_type,
-                cpus=placement.size.cpus, memory_bytes=placement.size.memory_bytes, gpus=placement.gpus,
-            ),
-        )  # fmt: skip
+        ledger.take(connection, claim)
         return True
+
+    async def _reload_queue(self) -> None:
+        """The rows are the truth of who waits and who holds what."""
+        plane = self._plane
+        plane.queue.begin_reload()
+        waiting, claims = await plane.database.read(
+            lambda connection: (rows.waiting(connection), ledger.taken(connection))
+        )
+        corrected = plane.queue.reload(waiting, claims)
+        self._reload = False
+        if corrected and self._tasks:
+            log.info("the queue was corrected by the rows of %s", ", ".join(corrected[:10]))
 
     async def _erase_projects(self) -> None:
         def work(connection: Connection) -> None:
@@ -280,10 +410,12 @@ class Reconciler:
         await self._plane.database.write(work)
 
     async def _relist(self) -> None:
-        """The truth, every minute: every unfinished row, and everything the engine has."""
+        """The truth, every minute: every row with a step to take, those that wait, and everything the engine
+        has."""
         plane = self._plane
-        for job_id in await plane.database.read(rows.unfinished):
+        for job_id in await plane.database.read(rows.unsettled):
             self._work.add(job_id)
+        self._reload = True
         self._work.add(_QUEUE)
         self._work.add(_PROJECTS)
         try:
@@ -293,10 +425,17 @@ class Reconciler:
             return
         for key in present:
             known = await plane.database.read(partial(rows.job_of_key, key=key))
-            if known is not None:
-                self._work.add(known)
-            elif tasks.job_of(plane.install, key) is not None:
-                log.warning("removing %s: no job knows it", key)
+            mine = tasks.job_of(plane.install, key)
+            if known is None and mine is not None:
+                # A database that was restored, or has lost its last commits, may not know of an attempt that
+                # was made. Its task stays: it is found when that attempt is made again, not started twice.
+                job = await plane.database.read(partial(rows.find, job_id=mine))
+                known = None if job is None else rows.Known(job.id, True)
+            if known is not None and known.current:
+                self._work.add(known.job_id)
+            elif mine is not None:
+                # Also one of an attempt that another has followed: it was believed to be gone, and is fenced.
+                log.warning("removing %s: no job wants it", key)
                 try:
                     await plane.engine.remove(key)
                 except Exception as error:
@@ -306,6 +445,8 @@ class Reconciler:
     async def _relist_forever(self) -> None:
         while True:
             await asyncio.sleep(_RELIST_S)
+            if self._plane.read_only:
+                return
             try:
                 await self._relist()
                 await self._plane.database.write(event_rows.trim)
@@ -320,13 +461,43 @@ class Reconciler:
                     job_id = tasks.job_of(self._plane.install, hint.key)
                     if job_id is None:
                         continue
-                    if hint.kind is HintKind.STATE:
+                    # One that holds no machine has nothing left to say; the relist sees what was missed.
+                    if hint.kind is HintKind.STATE and job_id in self._plane.queue.claims:
                         self._work.add(job_id)
                     self._plane.changes.log_grew(job_id)
                 return  # the engine is being closed
             except Exception as error:
                 log.warning("hints: %s; again in %.0f s", error, _REWATCH_S)
                 await asyncio.sleep(_REWATCH_S)
+
+
+def _end_attempt(connection: Connection, job: Job, end: Conclude) -> None:
+    """Its end, and its machine given back: the engine has been seen to be done with it."""
+    started_us = end.started_us if end.started_us is not None else job.started_us
+    rows.end_attempt(
+        connection, job, end.state, end.reason, end.exit_code, started_us, end.ended_us or now_us()
+    )
+    ledger.release(connection, job.id, job.attempt)
+
+
+def noted(job: Job, note: Note) -> Job:
+    """The row as it will be once the note is written."""
+    return msgspec.structs.replace(
+        job, state=note.state, phase=note.phase, started_us=note.started_us, reason=None
+    )
+
+
+def _noted(connection: Connection, job: Job, notes: Iterable[tuple[Note, int]]) -> Job | None:
+    """Writes steps with the times at which they were seen. Returns the row as it is then."""
+    fresh = rows.find(connection, job.id)
+    for note, time_us in notes:
+        if fresh is None or fresh.final or fresh.attempt != job.attempt:
+            break
+        fresh = rows.change(
+            connection, fresh, state=note.state, phase=note.phase, started_us=note.started_us, reason=None,
+            time_us=time_us,
+        )  # fmt: skip
+    return fresh
 
 
 def _make_directories(*paths: Path) -> None:

@@ -22,8 +22,15 @@ def job_of(install: str, key: str) -> str | None:
     return parts[2]
 
 
-def task(layout: Layout, install: str, job: Job, claim: Claim) -> Task:
-    """What the engine is asked to run. Deterministic: the same attempt always gives the same task."""
+def attempt_of(install: str, key: str) -> tuple[str, int] | None:
+    """The job and the attempt a key stands for; None when it is no key of this installation."""
+    job_id, attempt = job_of(install, key), key.split("-")[-2:-1]
+    return (job_id, int(attempt[0])) if job_id is not None and attempt[0].isdecimal() else None
+
+
+def task(layout: Layout, install: str, job: Job, claim: Claim, private: dict[str, str]) -> Task:
+    """What the engine is asked to run. Deterministic, but for ``private``: the same attempt always gives the
+    same task."""
     host = socket.gethostname()
     return Task(
         key=key(install, job.id, job.attempt),
@@ -46,4 +53,6 @@ def task(layout: Layout, install: str, job: Job, claim: Claim) -> Task:
         resources=Resources(cpus=claim.cpus, memory_bytes=claim.memory_bytes, gpus=claim.gpus),
         labels={"owner": job.owner, "job": job.id, "attempt": str(job.attempt)},
         host=job.host,
+        max_duration_s=job.max_duration_s,
+        private=private,
     )

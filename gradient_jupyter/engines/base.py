@@ -25,7 +25,8 @@ from gradient_jupyter.resources.job import HostEnvironment
 from gradient_jupyter.resources.machine_type import Gpu
 
 #: What the control plane hands an engine to unpack a snapshot: ``(snapshot id, absent directory)``.
-#: It blocks; an engine calls it on a thread. It raises ``OSError`` when the disk is full.
+#: It blocks; an engine calls it on a thread. It raises ``OSError`` when the disk is full. What it made is
+#: whole for as long as the machine runs; after a power loss anything may be left of it, and it is made anew.
 Materialise = Callable[[str, Path], None]
 
 
@@ -75,10 +76,17 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     """owner, job, attempt: for people who look at the engine itself."""
     host: HostEnvironment | None = None
     image: str | None = None
+    max_duration_s: float | None = None
+    """How long the command may run, by a clock that nobody sets; then it is stopped. The engine's side keeps
+    to it without being asked again."""
+    private: dict[str, str] = msgspec.field(default_factory=dict)
+    """Variables that are the task's but no part of what was asked for: they may differ the next time the same
+    task is ensured (an address), and are written nowhere (a token)."""
 
     def spec_hash(self) -> str:
         """Identifies what was asked for. Two tasks of one key must agree on it."""
-        return hashlib.sha256(msgspec.json.encode(self, enc_hook=str, order="deterministic")).hexdigest()
+        asked = msgspec.structs.replace(self, private={})
+        return hashlib.sha256(msgspec.json.encode(asked, enc_hook=str, order="deterministic")).hexdigest()
 
 
 class Observation(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,8 +98,8 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     exit_code: int | None = None
     """Of the command; ``128 + n`` when signal n ended it. None before the end, and when lost."""
     code: str = ""
-    """Why, for programs: ``exited command-not-found not-executable killed out-of-memory never-started world
-    no-space lost``."""
+    """Why, for programs: ``exited command-not-found not-executable killed out-of-memory max-duration
+    never-started world no-space lost``. A command that ran too long has the exit code 124."""
     message: str = ""
     """Why, in one sentence, where the code alone does not say it."""
     stopped: bool = False
@@ -117,6 +125,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """Log and artifacts are written to the task's directory by the task itself, not fetched by us."""
     isolation: str
     """How a task's world is made, in one sentence for people."""
+    contained: bool = True
+    """Whether a task has paths of its own."""
 
 
 class Stream(enum.IntEnum):

@@ -42,6 +42,8 @@ _MARK = struct.Struct("<QQ")
 _FRAME_OVERHEAD = _HEAD.size + _CRC.size
 _MARK_SIZE = _MARK.size + _CRC.size
 _BLOCK = 1 << 18
+_PLACES = 64
+"""Readers at so many places of one log go on without looking for theirs."""
 
 
 class DamagedLog(Exception):
@@ -212,6 +214,7 @@ class Reader:
         self._offsets = array("Q", [0])
         self._positions = array("Q", [_HEADER.size])
         self._at = self._end = (0, _HEADER.size)
+        self._ends: dict[int, int] = {}
         try:
             self.refresh()
         except BaseException:
@@ -237,11 +240,13 @@ class Reader:
             self.damage = damage
         return self.size
 
-    def read(self, offset: int, limit: int = _BLOCK) -> list[Chunk]:
+    def read(self, offset: int, limit: int = _BLOCK, *, whole: bool = False) -> list[Chunk]:
         """At most ``limit`` bytes from ``offset`` on; empty when there is nothing (yet) behind it.
 
-        Going on where the last call ended costs nothing extra; going elsewhere costs a binary search and at
-        most about 64 KiB of reading. Raises ``DamagedLog`` when it cannot get there.
+        With ``whole`` a frame that is not longer than ``limit`` is not cut at it, so up to twice as much is
+        returned: whoever reads on reads no frame twice. Going on where one of the last calls ended costs
+        nothing extra; going elsewhere costs a binary search and at most about 64 KiB of reading. Raises
+        ``DamagedLog`` when it cannot get there.
         """
         if offset < 0 or limit < 1:
             raise ValueError("offset must not be negative, limit must be positive")
@@ -250,12 +255,14 @@ class Reader:
         chunks: list[Chunk] = []
         taken = 0
         try:
-            for frame in self._walk(*self._nearest(offset)):
+            # Not much more than will be taken: the rest would only be read again.
+            for frame in self._walk(*self._nearest(offset), block=min(_BLOCK, limit + EVERY)):
                 self._at = frame.after
                 skip = offset + taken - frame.offset
                 if skip >= len(frame.data):
                     continue
-                data = frame.data[skip : skip + limit - taken]
+                room = limit if whole and len(frame.data) - skip <= limit else limit - taken
+                data = frame.data[skip : skip + room] if skip or room < len(frame.data) else frame.data
                 chunks.append(Chunk(frame.offset + skip, frame.time_us, frame.stream, data))
                 taken += len(data)
                 if skip + len(data) < len(frame.data):
@@ -267,7 +274,18 @@ class Reader:
             if not chunks:
                 raise
         self._end = max(self._end, self._at)
+        self._ends[self._at[0]] = self._at[1]
+        if len(self._ends) > _PLACES:
+            del self._ends[next(iter(self._ends))]
         return chunks
+
+    def park(self) -> None:
+        """Closes the files and keeps what is known of them; the next call opens them again.
+
+        A reader that is parked holds no descriptor. Should another log stand there when it comes back, that
+        is damage.
+        """
+        self.close()
 
     def close(self) -> None:
         for name in ("_fd", "_index"):
@@ -291,22 +309,26 @@ class Reader:
                 self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
                 return False
+            if self.epoch and os.pread(self._fd, _HEADER.size, 0) != _HEADER.pack(MAGIC, self.epoch):
+                raise DamagedLog(self._path, 0, "another log has taken its place")
         if not self.epoch:
             head = os.pread(self._fd, _HEADER.size, 0)
-            if len(head) == _HEADER.size and head.startswith(MAGIC) and any(head[len(MAGIC) :]):
-                self.epoch = _HEADER.unpack(head)[1]
-            elif MAGIC.startswith(head.rstrip(b"\0")[: len(MAGIC)]) and self._torn(0, len(head)):
-                return False  # a header that never was whole; zeros are what a power loss may leave of it
-            elif os.pread(self._fd, _HEADER.size, 0) != head:
-                return self._ready()  # it was written while we looked
-            else:
-                raise DamagedLog(self._path, 0, "it does not begin as a log does")
+            if not _whole_header(head):
+                if MAGIC.startswith(head.rstrip(b"\0")[: len(MAGIC)]) and self._torn(0, len(head)):
+                    return False  # a header that never was whole; zeros are what a power loss may leave of it
+                # The writer may have written it, and more behind it, while we looked: look once more.
+                head = os.pread(self._fd, _HEADER.size, 0)
+                if not _whole_header(head):
+                    raise DamagedLog(self._path, 0, "it does not begin as a log does")
+            self.epoch = _HEADER.unpack(head)[1]
         return True
 
     def _nearest(self, offset: int) -> tuple[int, int]:
         """The last known frame that begins at or before ``offset``."""
         if self._at[0] <= offset <= self._at[0] + EVERY:
             return self._at
+        if (position := self._ends.get(offset)) is not None:
+            return offset, position
         self._load_index()
         i = bisect.bisect_right(self._offsets, offset) - 1
         known = [(self._offsets[i], self._positions[i])]
@@ -343,20 +365,20 @@ class Reader:
             if whole < 4096:
                 return
 
-    def _walk(self, offset: int, position: int) -> Iterator[_Frame]:
+    def _walk(self, offset: int, position: int, block: int = _BLOCK) -> Iterator[_Frame]:
         """The whole frames from one frame's beginning on; ends at the end of the file or a torn frame."""
-        block, base = b"", position
+        read, base = b"", position
         while True:
             start = position - base
-            need = _extent(block, start)
-            if not need or start + need > len(block):
-                block, base, start = os.pread(self._fd, _BLOCK, position), position, 0
-                need = _extent(block, 0)
-                if need > len(block):
-                    block = os.pread(self._fd, need, position)
-                if not need or need > len(block):
+            need = _extent(read, start)
+            if not need or start + need > len(read):
+                read, base, start = os.pread(self._fd, block, position), position, 0
+                need = _extent(read, 0)
+                if need > len(read):
+                    read = os.pread(self._fd, need, position)
+                if not need or need > len(read):
                     return
-            frame = _frame(block, start, offset, position)
+            frame = _frame(read, start, offset, position)
             if frame is None:
                 # The writer may have given back a half-written frame while we looked: look once more.
                 frame = _frame(os.pread(self._fd, need, position), 0, offset, position)
@@ -379,6 +401,10 @@ class Reader:
                 return False
             position += len(block)
         return True
+
+
+def _whole_header(head: bytes) -> bool:
+    return len(head) == _HEADER.size and head.startswith(MAGIC) and any(head[len(MAGIC) :])
 
 
 def _extent(block: bytes, start: int) -> int:

@@ -13,6 +13,8 @@ GradientError
 ├── Conflict             409  it contradicts what is there
 ├── TooLarge             413  over a limit that the sentence names
 ├── RangeInvalid         416  a byte range outside the file
+├── ReadOnly             423  the server only shows what it has: its disk or its database is not in order
+├── OutsideFailed        424  somebody outside, whom the server had to ask, did not answer as needed
 ├── NoSpace              507  the server's disk is full
 ├── ServerUnavailable    503  the server cannot be reached or is going away (raised by the client)
 └── ServerError          500  our mistake; the sentence carries the id under which it was logged
@@ -102,6 +104,16 @@ class RangeInvalid(GradientError):
     default_code = "range-invalid"
 
 
+class ReadOnly(GradientError):
+    status = 423
+    default_code = "read-only"
+
+
+class OutsideFailed(GradientError):
+    status = 424
+    default_code = "outside-failed"
+
+
 class NoSpace(GradientError):
     status = 507
     default_code = "no-space"
@@ -121,7 +133,7 @@ _BY_STATUS: dict[int, type[GradientError]] = {
     kind.status: kind
     for kind in (
         InvalidRequest, Unauthenticated, Forbidden, NotFound, NotAllowed, Conflict, TooLarge,
-        RangeInvalid, NoSpace, ServerUnavailable, ServerError,
+        RangeInvalid, ReadOnly, OutsideFailed, NoSpace, ServerUnavailable, ServerError,
     )
 }  # fmt: skip
 

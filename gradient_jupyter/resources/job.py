@@ -37,6 +37,8 @@ class State(enum.StrEnum):
 class Phase(enum.StrEnum):
     """Where within its state a job is."""
 
+    RETRYING = "retrying"
+    """An attempt has ended and another is to follow; first nothing of the old one may be left."""
     QUEUED = "queued"
     PULLING = "pulling"
     STARTING = "starting"
@@ -54,10 +56,13 @@ class Target(enum.StrEnum):
 TRANSITIONS: dict[State, frozenset[State]] = {
     State.PENDING: frozenset({State.PROVISIONING, State.CANCELLED, State.ERROR}),
     State.PROVISIONING: frozenset(
-        {State.RUNNING, State.STOPPED, State.FAILED, State.ERROR, State.CANCELLED, State.PREEMPTED}
+        {
+            State.PENDING, State.RUNNING, State.STOPPED, State.FAILED, State.ERROR, State.CANCELLED,
+            State.PREEMPTED,
+        }
     ),
     State.RUNNING: frozenset(
-        {State.STOPPED, State.FAILED, State.ERROR, State.CANCELLED, State.PREEMPTED}
+        {State.PENDING, State.STOPPED, State.FAILED, State.ERROR, State.CANCELLED, State.PREEMPTED}
     ),
     State.STOPPED: frozenset(),
     State.FAILED: frozenset(),
@@ -68,7 +73,7 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 
 #: The phases each state passes through, in order.
 PHASES: dict[State, tuple[Phase, ...]] = {
-    State.PENDING: (Phase.QUEUED,),
+    State.PENDING: (Phase.QUEUED, Phase.RETRYING),
     State.PROVISIONING: (Phase.PULLING, Phase.STARTING),
     State.RUNNING: (Phase.RUNNING, Phase.COLLECTING),
     **{state: (Phase.DONE,) for state, after in TRANSITIONS.items() if not after},
@@ -106,6 +111,9 @@ class HostEnvironment(Request, frozen=True, kw_only=True):
     path: tuple[Annotated[str, msgspec.Meta(max_length=4096, pattern=r"^/[^\x00]*\Z")], ...] = ()
 
 
+JobName = Annotated[
+    str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f\ud800-\udfff]+\Z")
+]
 #: One word or short phrase by which a person finds jobs again.
 Tag = Annotated[str, msgspec.Meta(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f\ud800-\udfff]+\Z")]
 Tags = Annotated[tuple[Tag, ...], msgspec.Meta(max_length=50)]
@@ -127,12 +135,7 @@ class CreateJob(Request, frozen=True, kw_only=True):
     snapshot: Digest
     project: ProjectName | None = None
     project_id: str | None = None
-    name: (
-        Annotated[
-            str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f\ud800-\udfff]+\Z")
-        ]
-        | None
-    ) = None
+    name: JobName | None = None
     machine_type: Annotated[str, msgspec.Meta(min_length=1, max_length=100)] | None = None
     """None: the server's default."""
     host: HostEnvironment | None = None
@@ -142,6 +145,56 @@ class CreateJob(Request, frozen=True, kw_only=True):
     max_duration_s: MaxDuration | None = None
     tags: Tags = ()
     source: Source = ""
+
+
+class RerunJob(Request, frozen=True, kw_only=True):
+    """What is to be different from the job that is repeated. None: as it was.
+
+    Its files are the same to the byte; ``env`` is laid over the old one, and an empty value takes a
+    variable away only if it is named in ``unset``.
+    """
+
+    command: Annotated[tuple[Word, ...], msgspec.Meta(min_length=1, max_length=4096)] | None = None
+    project: ProjectName | None = None
+    project_id: str | None = None
+    name: JobName | None = None
+    machine_type: Annotated[str, msgspec.Meta(min_length=1, max_length=100)] | None = None
+    host: HostEnvironment | None = None
+    env: dict[EnvName, Word] = msgspec.field(default_factory=dict)
+    unset: tuple[EnvName, ...] = ()
+    priority: Priority | None = None
+    retries: Retries | None = None
+    max_duration_s: MaxDuration | None = None
+    tags: Tags | None = None
+
+
+class UpdateJob(Request, frozen=True, kw_only=True):
+    """What may be changed of a job that exists. None: left as it is."""
+
+    name: JobName | None = None
+    tags: Tags | None = None
+    priority: Priority | None = None
+    """Only while the job waits."""
+
+
+class Progress(Request, frozen=True, kw_only=True):
+    """How far a run says it is."""
+
+    fraction: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    message: Annotated[str, msgspec.Meta(max_length=200, pattern=r"^[^\x00-\x1f\x7f\ud800-\udfff]*\Z")] = ""
+
+
+class Attempt(Resource, frozen=True, kw_only=True):
+    """One run of a job's command. Only the last one's results are the job's."""
+
+    attempt: int
+    created_us: int
+    started_us: int | None = None
+    ended_us: int | None = None
+    exit_code: int | None = None
+    state: State | None = None
+    """How it ended: what the job would have become without a further attempt. None while it lives."""
+    reason: Reason | None = None
 
 
 class Job(Resource, frozen=True, kw_only=True):
@@ -182,6 +235,8 @@ class Job(Resource, frozen=True, kw_only=True):
     """Where its files came from, in words for people; empty when nobody said."""
     rerun_of: str | None = None
     """The job it repeats."""
+    progress: Progress | None = None
+    """How far the run says it is; None until it says so."""
     warnings: tuple[str, ...] = ()
     history: tuple[Moment, ...] = ()
 

@@ -8,7 +8,7 @@ import msgspec
 
 from gradient_jupyter.resources.artifact import Artifact
 from gradient_jupyter.resources.base import Request, Resource
-from gradient_jupyter.resources.job import Job, State
+from gradient_jupyter.resources.job import Attempt, Job, State, Tag
 from gradient_jupyter.resources.machine_type import MachineType
 from gradient_jupyter.resources.project import Project
 
@@ -24,11 +24,16 @@ class PageQuery(Request, frozen=True, kw_only=True):
 class JobQuery(PageQuery, frozen=True, kw_only=True):
     project_id: str | None = None
     state: State | None = None
+    tag: Tag | None = None
 
 
 class Jobs(Resource, frozen=True, kw_only=True):
     items: tuple[Job, ...]
     next: str | None = None
+
+
+class Attempts(Resource, frozen=True, kw_only=True):
+    items: tuple[Attempt, ...]
 
 
 class Projects(Resource, frozen=True, kw_only=True):

@@ -33,9 +33,11 @@ class ServerInfo(Resource, frozen=True, kw_only=True):
     jobs: int
     """How many jobs are not final."""
     streams: int
-    """How many logs and event streams are open."""
+    """How many logs and event streams are open, and repositories being fetched."""
     data: str
     """The data root."""
+    read_only: str = ""
+    """Why nothing is changed and nothing started, and the way out; empty in ordinary times."""
 
 
 class Hello(Resource, frozen=True, kw_only=True):

@@ -2,11 +2,18 @@
 
 A manifest is the sorted list of its entries; its digest is the snapshot's id. Two directories with the
 same content have the same snapshot, whoever sends them and whenever.
+
+A large file names its content twice: the digest of the whole, and the digests of its *chunks*, which are what
+travels and is stored. Chunks have one fixed size, so anybody who knows a file's size knows where they begin:
+a server can check that a manifest is the only one this content can have. What is appended or changed in
+place leaves the other chunks as they were. (Cuts that follow the content would also survive an insertion in
+the middle, which the formats that grow this large do not do, and no server could check them.)
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, NamedTuple
 
 import blake3
 import msgspec
@@ -17,6 +24,10 @@ from gradient_jupyter.resources.base import Request, Resource
 Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 #: A path inside the snapshot: relative, ``/`` between parts. Checked part by part by ``check_path``.
 EntryPath = Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
+
+#: A file of up to this many bytes is one blob; a larger one is chunks.
+WHOLE_BYTES = 64 << 20
+CHUNK_BYTES = 8 << 20
 
 #: The id of the snapshot without entries: jobs that need no files run in it.
 EMPTY_TREE = blake3.blake3(b"[]").hexdigest()
@@ -29,6 +40,26 @@ class File(Request, frozen=True, kw_only=True, tag="file", tag_field="kind"):
     size: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
     digest: Digest
     executable: bool = False
+    chunks: tuple[Digest, ...] | msgspec.UnsetType = msgspec.UNSET
+    """Of a file of more than ``WHOLE_BYTES``, and of no other: the digest of every ``CHUNK_BYTES`` of it, in
+    order; the last may be shorter."""
+
+    def blobs(self) -> Iterator[Piece]:
+        """What has to be stored so that this file can be made, in order."""
+        if self.chunks is msgspec.UNSET:
+            yield Piece(self.digest, 0, self.size)
+            return
+        for number, digest in enumerate(self.chunks):
+            offset = number * CHUNK_BYTES
+            yield Piece(digest, offset, min(CHUNK_BYTES, self.size - offset))
+
+
+class Piece(NamedTuple):
+    """The bytes of a file from ``offset`` on that are one blob."""
+
+    digest: str
+    offset: int
+    size: int
 
 
 class Link(Request, frozen=True, kw_only=True, tag="link", tag_field="kind"):
@@ -61,6 +92,14 @@ class Manifest(Request, frozen=True, kw_only=True):
         """The bytes of all files together."""
         return sum(file.size for file in self.files)
 
+    def blobs(self) -> dict[str, int]:
+        """What has to be stored so that this snapshot can be made: digests, and how many bytes each has."""
+        return {piece.digest: piece.size for file in self.files for piece in file.blobs()}
+
+    def digests(self) -> set[str]:
+        """Every blob this manifest needs: what keeps a blob from being cleared away."""
+        return set(self.blobs())
+
     def canonical(self) -> bytes:
         """The one byte form of this content: what the digest is taken of and what is stored."""
         return msgspec.json.encode(sorted(self.entries, key=lambda entry: entry.path))
@@ -78,10 +117,33 @@ class Snapshot(Resource, frozen=True, kw_only=True):
     created_us: int
 
 
+class FetchGit(Request, frozen=True, kw_only=True):
+    """A repository to make a snapshot of: ``git+https://host/owner/repo@ref#subdirectory=dir``."""
+
+    url: Annotated[str, msgspec.Meta(min_length=1, max_length=2048)]
+
+
+class GitSnapshot(Resource, frozen=True, kw_only=True):
+    """What a commit held, stored."""
+
+    snapshot: Snapshot
+    commit: str
+    """In full: what the branch or tag stood for when it was fetched."""
+    source: str
+    """The address with that commit as its ref; a job of it says so as its ``source``."""
+    warnings: tuple[str, ...] = ()
+    """Sentences on what did not come along."""
+
+
 class MissingBlobs(Resource, frozen=True, kw_only=True):
     """Which of the digests a manifest names the server does not have from this owner."""
 
     missing: tuple[str, ...]
+
+
+def chunk_count(size: int) -> int:
+    """Of how many chunks a file of ``size`` bytes consists; 0: it is one blob."""
+    return -(-size // CHUNK_BYTES) if size > WHOLE_BYTES else 0
 
 
 def check_path(path: str) -> str | None:

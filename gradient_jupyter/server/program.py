@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -21,23 +22,31 @@ from typing import Any, Literal, cast, get_args
 
 import msgspec
 import traitlets
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy import Connection
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from traitlets.config import Application
 
 from gradient_jupyter import __version__
+from gradient_jupyter.api import routes
 from gradient_jupyter.api.app import application
 from gradient_jupyter.api.endpoint import Door
+from gradient_jupyter.api.streams import Heart
 from gradient_jupyter.control.access import Principal
 from gradient_jupyter.control.layout import Layout
 from gradient_jupyter.control.machines import Size
+from gradient_jupyter.control.outbound import parse_rule
 from gradient_jupyter.control.plane import Plane, Settings
+from gradient_jupyter.control.queue import Limits
 from gradient_jupyter.engines.base import Unreachable
 from gradient_jupyter.engines.local import LocalEngine
 from gradient_jupyter.resources.base import now_us
+from gradient_jupyter.resources.errors import GradientError
+from gradient_jupyter.resources.owner import User
 from gradient_jupyter.resources.server import API, Runtime, config_root, data_root, runtime_file
-from gradient_jupyter.server import claimed
+from gradient_jupyter.server import claimed, descriptors
+from gradient_jupyter.server.dataroot import DataRootRefused, Opened, open_data_root
+from gradient_jupyter.server.listening import Listener
 from gradient_jupyter.store import jobs as job_rows
 from gradient_jupyter.store import schema, users
 from gradient_jupyter.workspace.blobs import BlobStore
@@ -77,6 +86,18 @@ class GradientServer(Application):
     default_machine_type = traitlets.Unicode(
         help="The machine type of a job that names none. Default: local, the whole machine."
     ).tag(config=True)
+    max_running_jobs = traitlets.Int(
+        None,
+        min=1,
+        allow_none=True,
+        help="How many jobs of one owner run at a time. Default: as many as fit.",
+    ).tag(config=True)
+    max_queued_jobs = traitlets.Int(
+        None, min=1, allow_none=True, help="How many jobs of one owner may wait; one more is refused."
+    ).tag(config=True)
+    max_gpus = traitlets.Int(
+        None, min=0, allow_none=True, help="How many GPUs the jobs of one owner hold at a time."
+    ).tag(config=True)
     stop_grace_s = traitlets.Float(10.0, min=0, help="Between TERM and KILL when a job is stopped.").tag(
         config=True
     )
@@ -90,6 +111,51 @@ class GradientServer(Application):
         256 * 2**20,
         min=0,
         help="Nothing is taken in and nothing started when less than this is free on the disk.",
+    ).tag(config=True)
+    ballast_bytes = traitlets.Int(
+        16 * 2**20,
+        min=0,
+        help="Kept allocated on the disk and given up when it is full, so that things can be deleted then.",
+    ).tag(config=True)
+    garbage_grace_s = traitlets.Float(
+        3600.0, min=0, help="How long files that no job refers to are kept after they came."
+    ).tag(config=True)
+    keep_jobs_days = traitlets.Float(
+        0.0,
+        min=0,
+        help="Jobs that ended longer ago are deleted, unless they are tagged `keep`. 0: none ever is.",
+    ).tag(config=True)
+    max_artifacts = traitlets.Int(
+        1_000_000, min=0, help="How many files one job may leave; those beyond are not collected."
+    ).tag(config=True)
+    max_artifact_bytes = traitlets.Int(
+        2**40, min=0, help="How many bytes one job may leave, by size or by space, whichever is more."
+    ).tag(config=True)
+
+    max_snapshot_bytes = traitlets.Int(
+        16 * 2**30,
+        min=0,
+        help="The most that the files of one job may have together. Clients have a smaller limit of their "
+        "own, which is their user's to raise; this one is not.",
+    ).tag(config=True)
+
+    outbound_allow = traitlets.List(
+        traitlets.Unicode(),
+        help="Where the server may go when users name an address, beside public addresses by https on port "
+        "443: networks and hosts, each with a port where it is not the usual one, e.g. ['10.1.0.0/16', "
+        "'git.example.com:8443', 'http://10.2.0.5:3000'].",
+    ).tag(config=True)
+    outbound_ca_file = traitlets.Unicode(
+        help="A PEM file with the certificate authorities that are trusted there, in place of the system's."
+    ).tag(config=True)
+    outbound_timeout_s = traitlets.Float(
+        300.0, min=1, help="How long the server takes at most to fetch something for a user."
+    ).tag(config=True)
+    outbound_max_bytes = traitlets.Int(
+        512 * 2**20, min=1, help="How much the server fetches at most at a time."
+    ).tag(config=True)
+    outbound_at_once = traitlets.Int(
+        4, min=1, help="How many fetches run at a time; of one user at most half of them. Others wait."
     ).tag(config=True)
 
     @traitlets.default("log_level")
@@ -120,33 +186,63 @@ class GradientServer(Application):
     def start(self) -> None:
         layout = Layout(Path(self.data).expanduser().absolute() if self.data else data_root())
         try:
-            lock = claimed.claim(layout.root, layout.lock)
-            install = schema.prepare(layout.database)
+            opened = open_data_root(layout)
         except claimed.DataRootTaken as error:
             self._give_up(str(error), TAKEN)
-        except (claimed.DataRootUnsafe, schema.SchemaRefused) as error:
+        except (claimed.DataRootUnsafe, DataRootRefused) as error:
             self._give_up(str(error), REFUSED)
-        except OSError as error:
-            self._give_up(f"The data root {layout.root} cannot be used: {error}.", REFUSED)
+        open_files = descriptors.raise_limit()
         try:
-            asyncio.run(Solo(self, layout, install).serve())
+            asyncio.run(Solo(self, layout, opened, open_files).serve())
         except CannotStart as error:
             self._give_up(str(error), REFUSED)
         finally:
-            os.close(lock)
+            os.close(opened.lock)
 
     def settings(self) -> Settings:
         try:
             sizes = msgspec.convert(dict(self.machine_types), dict[str, Size])
         except msgspec.ValidationError as error:
             self._give_up(f"GradientServer.machine_types is wrong: {error}.", REFUSED)
+        try:
+            rules = tuple(parse_rule(each) for each in self.outbound_allow)
+        except ValueError as error:
+            self._give_up(f"GradientServer.outbound_allow is wrong: {error}", REFUSED)
+        if self.outbound_ca_file:
+            self._check_authorities(self.outbound_ca_file)
         return Settings(
             machine_types=sizes,
             default_machine_type=self.default_machine_type or None,
+            limits=Limits(
+                max_running_jobs=self.max_running_jobs,
+                max_queued_jobs=self.max_queued_jobs,
+                max_gpus=self.max_gpus,
+            ),
             stop_grace_s=self.stop_grace_s,
             patience_s=self.patience_s,
             reserve_bytes=self.reserve_bytes,
+            max_snapshot_bytes=self.max_snapshot_bytes,
+            ballast_bytes=self.ballast_bytes,
+            garbage_grace_s=self.garbage_grace_s,
+            keep_jobs_days=self.keep_jobs_days,
+            max_artifacts=self.max_artifacts,
+            max_artifact_bytes=self.max_artifact_bytes,
+            outbound_allow=rules,
+            outbound_ca_file=self.outbound_ca_file or None,
+            outbound_timeout_s=self.outbound_timeout_s,
+            outbound_max_bytes=self.outbound_max_bytes,
+            outbound_at_once=self.outbound_at_once,
         )
+
+    def _check_authorities(self, path: str) -> None:
+        import ssl
+
+        try:
+            if not Path(path).is_absolute():
+                raise ValueError("it is not an absolute path")
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+            self._give_up(f"GradientServer.outbound_ca_file is wrong: {path!r}: {error}.", REFUSED)
 
     def _give_up(self, message: str, code: int) -> Any:
         sys.stderr.write(f"gradient server: {message}\n")
@@ -162,14 +258,17 @@ class Solo:
 
     mode = "solo"
 
-    def __init__(self, program: GradientServer, layout: Layout, install: str) -> None:
+    def __init__(self, program: GradientServer, layout: Layout, opened: Opened, open_files: int) -> None:
         self._program = program
         self._layout = layout
-        self._install = install
+        self._install = opened.install
+        self._read_only = opened.read_only
+        self._open_files = open_files
         self._done = asyncio.Event()
         self.token = "gru_" + secrets.token_urlsafe(32)
         self.url = ""
         self.streams = 0
+        self.heart: routes.Heart = Heart()
         self.started_us = now_us()
         self._needed = time.monotonic()
 
@@ -186,23 +285,34 @@ class Solo:
         layout, program = self._layout, self._program
         # The port first: whoever waits for it is told at once when it cannot be had.
         try:
-            sockets = bind_sockets(program.port, "127.0.0.1", socket.AF_INET)
+            sockets = _listen(program.port, layout.port)
         except OSError as error:
             raise CannotStart(
                 f"The port {program.port} cannot be had: {error.strerror}. Take another (--port)."
             ) from error
         port = sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
-        plane = Plane(layout, self._install, program.settings(), BlobStore(layout.blobs), self._local_engine)
         try:
+            key = claimed.key(config_root() / "keys" / self._install)
+        except OSError as error:
+            raise CannotStart(f"This server's key cannot be read or made: {error}.") from error
+        try:
+            # The lock on the data root makes us its only writer.
+            blobs = BlobStore(layout.blobs, alone=True, tidy=not self._read_only)
+            plane = Plane(
+                layout, self._install, program.settings(), blobs, self._local_engine, key,
+                f"{self.url}/api/{API}", self._read_only,
+            )  # fmt: skip
             await plane.start()
+            user = await self._user(plane)
         except Unreachable as error:
             raise CannotStart(f"The engine cannot be used. {error}") from error
-        except DatabaseError as error:
-            raise CannotStart(
-                f"{layout.database} cannot be read: {error.orig}. Nothing was changed. Restore it from a "
-                "backup, or move it away to start empty."
-            ) from error
+        except GradientError as error:
+            raise CannotStart(str(error)) from error
+        except OSError as error:
+            raise CannotStart(f"The data root {layout.root} cannot be used: {error}.") from error
+        if self._read_only:
+            log.error("read-only: %s", self._read_only)
         runtime_path = runtime_file(layout.root)
         runtime = Runtime(
             url=self.url,
@@ -213,24 +323,27 @@ class Solo:
             data=str(layout.root),
         )
         server: HTTPServer | None = None
+        listener: Listener | None = None
         try:
-            user = await plane.database.write(lambda connection: users.ensure(connection, "solo", _login()))
             hosts = frozenset(f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]"))
             door = Door(self.token, Principal(user_id=user.id, name=user.name), hosts)
             # Our own limits answer in our own words, so tornado's must not come first.
-            server = HTTPServer(
+            server = descriptors.BoundedServer(
                 application(plane, self, door), max_body_size=1 << 60, max_header_size=64 * 1024,
                 idle_connection_timeout=3600, chunk_size=256 * 1024,
             )  # fmt: skip
-            server.add_sockets(sockets)
+            listener = Listener(server, sockets)
             claimed.publish(runtime_path, runtime)
             _ready(self.url)
+            gc.collect()
+            gc.freeze()  # what is loaded stays: to look through it for garbage takes tens of milliseconds
             log.info("serving %s on %s", layout.root, self.url)
             await self._until_done(plane)
         finally:
             claimed.withdraw(runtime_path, runtime)
+            if listener is not None:
+                listener.close()
             if server is not None:
-                server.stop()
                 # Streams end now, without their `end`: clients come back to the next server.
                 await server.close_all_connections()
             await plane.close()
@@ -243,6 +356,7 @@ class Solo:
             install=self._install,
             isolation=cast("Isolation", self._program.isolation),
             patience_s=self._program.patience_s,
+            open_files=self._open_files,
         )
 
     async def _until_done(self, plane: Plane) -> None:
@@ -257,11 +371,46 @@ class Solo:
         while not self._done.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._done.wait(), min(idle_s / 4, 15))
-            if self.streams or await plane.database.read(job_rows.live):
+            if self.streams or await self._works(plane):
                 self.touch()
             elif time.monotonic() - self._needed >= idle_s:
                 log.info("nothing ran and nobody asked for %.0f s", idle_s)
                 return
+
+    async def _works(self, plane: Plane) -> bool:
+        """Whether a job needs us. A read-only server does nothing for any."""
+        if plane.read_only:
+            return False
+        try:
+            return await plane.database.read(job_rows.live) > 0
+        except Exception as error:  # a disk that has no answer now: not a reason to go
+            log.warning("whether jobs run cannot be read: %s", error)
+            return True
+
+    async def _user(self, plane: Plane) -> User:
+        if plane.read_only:
+            found = await plane.database.read(lambda connection: users.find(connection, "solo"))
+            if found is None:
+                raise CannotStart(f"There is nothing to show yet. {plane.read_only}")
+            return found
+
+        def arrive(connection: Connection) -> User:
+            schema.note_start(connection)
+            return users.ensure(connection, "solo", _login())
+
+        return await plane.database.write(arrive)
+
+
+def _listen(port: int, last: Path) -> list[socket.socket]:
+    """The sockets on loopback. Without a port of its own, the one it had ``last``, for the jobs that know it;
+    else any."""
+    if not port:
+        with contextlib.suppress(OSError, ValueError):
+            return bind_sockets(int(last.read_text()), "127.0.0.1", socket.AF_INET)
+    sockets = bind_sockets(port, "127.0.0.1", socket.AF_INET)
+    with contextlib.suppress(OSError):  # a full disk: then jobs that run do not find the next server
+        last.write_text(str(sockets[0].getsockname()[1]))
+    return sockets
 
 
 def _login() -> str:

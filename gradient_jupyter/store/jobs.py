@@ -7,10 +7,24 @@ notes the moment, and writes the event, in the caller's transaction.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Select, delete, func, insert, select, update
+from sqlalchemy import (
+    Connection,
+    Select,
+    Update,
+    bindparam,
+    delete,
+    exists,
+    func,
+    insert,
+    literal_column,
+    select,
+    union,
+    update,
+)
 from sqlalchemy.engine import Row
 
 from gradient_jupyter.resources.artifact import Artifact
@@ -18,10 +32,12 @@ from gradient_jupyter.resources.base import now_us
 from gradient_jupyter.resources.event import Action
 from gradient_jupyter.resources.job import (
     TRANSITIONS,
+    Attempt,
     HostEnvironment,
     Job,
     Moment,
     Phase,
+    Progress,
     Reason,
     State,
     Target,
@@ -30,14 +46,28 @@ from gradient_jupyter.store import events
 from gradient_jupyter.store.projects import visible
 from gradient_jupyter.store.tables import artifacts, attempts, jobs, projects
 
+LIVE = tuple(state.value for state in State if not state.final)
 FINAL = tuple(state.value for state in State if state.final)
 
 
-class Waiting(msgspec.Struct, frozen=True, kw_only=True):
+#: The tag that exempts a job from being deleted for its age.
+KEEP = "keep"
+
+#: What a person may still change of a job that has ended: nothing of what it did.
+_ALSO_WHEN_FINAL = frozenset({"target", "tags", "name"})
+_JSON_COLUMNS = frozenset({"reason", "warnings", "tags", "progress"})
+
+
+class Waiting(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """As much of a waiting job as placing it needs: there may be thousands."""
 
     job_id: str
+    owner: str
     machine_type: str
+    priority: int
+    seq: int
+    attempt: int
+    """How many it has had."""
 
 
 class IllegalTransition(Exception):
@@ -45,32 +75,35 @@ class IllegalTransition(Exception):
 
 
 def create(connection: Connection, job: Job, idempotency_key: str | None) -> None:
-    connection.execute(
-        insert(jobs).values(
+    seq = connection.execute(
+        _INSERT,
+        dict(
             id=job.id, project_id=job.project_id, owner=job.owner, created_by=job.created_by,
             number=job.number, name=job.name, created_us=job.created_us, command=_json(job.command),
             snapshot=job.snapshot, machine_type=job.machine_type, env=_json(job.env),
-            host=_json(job.host) if job.host else None, target=job.target, state=job.state, phase=job.phase,
+            host=_json(job.host) if job.host else None, target=job.target.value, state=job.state.value,
+            phase=job.phase.value,
             attempt=0, engine="", warnings="[]", history=_json(job.history), idempotency_key=idempotency_key,
             priority=job.priority, retries=job.retries, max_duration_s=job.max_duration_s,
             tags=_json(job.tags), source=job.source, rerun_of=job.rerun_of,
-        )
-    )  # fmt: skip
-    events.append(connection, job.owner, job.project_id, "job", job.id, Action.CREATED, job)
+        ),
+    ).inserted_primary_key  # fmt: skip
+    assert seq is not None
+    events.append(connection, job.owner, job.project_id, "job", job.id, Action.CREATED, job, seq[0])
 
 
 def get(connection: Connection, principals: Sequence[str], job_id: str) -> Job | None:
     """The job, if it exists for these principals."""
-    return _one(connection, visible(principals), jobs.c.id == job_id)
+    return _one(connection, _BY_ID.where(visible(principals)), job=job_id)
 
 
 def find(connection: Connection, job_id: str) -> Job | None:
     """The job, for the control plane itself."""
-    return _one(connection, jobs.c.id == job_id)
+    return _one(connection, _BY_ID, job=job_id)
 
 
 def by_idempotency_key(connection: Connection, owner: str, key: str) -> Job | None:
-    return _one(connection, jobs.c.owner == owner, jobs.c.idempotency_key == key)
+    return _one(connection, _BY_KEY, of=owner, key=key)
 
 
 def page(
@@ -80,15 +113,19 @@ def page(
     before: int | None,
     project_id: str | None,
     state: State | None,
+    tag: str | None = None,
 ) -> tuple[list[Job], int | None]:
     """Newest first, and the cursor of what follows."""
-    query = _select().where(visible(principals)).order_by(jobs.c.seq.desc()).limit(limit + 1)
+    query = _SELECT.where(visible(principals)).order_by(jobs.c.seq.desc()).limit(limit + 1)
     if before is not None:
         query = query.where(jobs.c.seq < before)
     if project_id is not None:
         query = query.where(jobs.c.project_id == project_id)
     if state is not None:
         query = query.where(jobs.c.state == state)
+    if tag is not None:
+        tags = func.json_each(jobs.c.tags).table_valued("value")
+        query = query.where(exists().select_from(tags).where(tags.c.value == tag))
     rows = connection.execute(query).all()
     following = rows[limit - 1].seq if len(rows) > limit else None
     return [_job(row) for row in rows[:limit]], following
@@ -96,32 +133,63 @@ def page(
 
 def waiting(connection: Connection) -> list[Waiting]:
     """The jobs that wait for a machine, in the order in which they came."""
-    query = (
-        select(jobs.c.id, jobs.c.machine_type)
-        .where(jobs.c.state == State.PENDING, jobs.c.target == Target.RUN)
-        .order_by(jobs.c.seq)
+    return [
+        Waiting(
+            job_id=row.id, owner=row.owner, machine_type=row.machine_type, priority=row.priority, seq=row.seq,
+            attempt=row.attempt,
+        )
+        for row in connection.execute(_WAITING)
+    ]  # fmt: skip
+
+
+def queued(connection: Connection, owner: str, at_most: int) -> int:
+    """How many jobs this owner has waiting; counting ends at ``at_most``."""
+    return int(connection.execute(_QUEUED, {"owner": owner, "at_most": at_most}).scalar_one())
+
+
+def unsettled(connection: Connection) -> list[str]:
+    """Every job with a step to be taken: on a machine, or to be cancelled or deleted. Those that merely wait
+    are the queue's."""
+    return list(connection.execute(_UNSETTLED).scalars())
+
+
+def all_ids(connection: Connection) -> set[str]:
+    return set(connection.execute(select(jobs.c.id)).scalars())
+
+
+def projects_of_all(connection: Connection) -> dict[str, tuple[str, str]]:
+    """Id and name of each job's project."""
+    query = select(jobs.c.id, projects.c.id.label("project_id"), projects.c.name).join(
+        projects, projects.c.id == jobs.c.project_id
     )
-    return [Waiting(job_id=row.id, machine_type=row.machine_type) for row in connection.execute(query)]
+    return {row.id: (row.project_id, row.name) for row in connection.execute(query)}
+
+
+def ended_before(connection: Connection, before_us: int) -> list[str]:
+    """Jobs that ended before then and may go: not tagged ``KEEP``, not on their way out already."""
+    return list(connection.execute(_may_go(before_us).order_by(jobs.c.seq)).scalars())
+
+
+def is_ended_before(connection: Connection, job_id: str, before_us: int) -> bool:
+    return connection.execute(_may_go(before_us).where(jobs.c.id == job_id)).first() is not None
+
+
+def _may_go(before_us: int) -> Select[Any]:
+    tags = func.json_each(jobs.c.tags).table_valued("value")
+    return select(jobs.c.id).where(
+        jobs.c.state.in_(FINAL), jobs.c.ended_us < before_us, jobs.c.target != Target.DELETED,
+        ~exists().select_from(tags).where(tags.c.value == KEEP),
+    )  # fmt: skip
 
 
 def unfinished(connection: Connection) -> list[str]:
-    """Every job with something left to do: not final, or to be deleted."""
-    return list(
-        connection.execute(
-            select(jobs.c.id)
-            .where(jobs.c.state.not_in(FINAL) | (jobs.c.target == Target.DELETED))
-            .order_by(jobs.c.seq)
-        ).scalars()
-    )
+    """Every job with something left to do, waiting or not: not final, or to be deleted."""
+    return list(connection.execute(_UNFINISHED).scalars())
 
 
 def live(connection: Connection) -> int:
     """How many jobs are not final."""
-    return int(
-        connection.execute(
-            select(func.count()).select_from(jobs).where(jobs.c.state.not_in(FINAL))
-        ).scalar_one()
-    )
+    return int(connection.execute(_LIVE).scalar_one())
 
 
 def ids_of_project(connection: Connection, project_id: str) -> list[str]:
@@ -134,28 +202,32 @@ def change(
     *,
     state: State | None = None,
     phase: Phase | None = None,
+    time_us: int | None = None,
     **values: Any,
 ) -> Job:
-    """Writes what is given; returns the job as it is then. ``job`` was read in this transaction."""
+    """Writes what is given; returns the job as it is then. ``job`` was read in this transaction. ``time_us``
+    is when it came to be so, if that was not now."""
     state = state or job.state
     if state is not job.state and state not in TRANSITIONS[job.state]:
         raise IllegalTransition(f"{job.id}: {job.state} -> {state}")
-    if job.final and values.keys() - {"target"}:
+    if job.final and values.keys() - _ALSO_WHEN_FINAL:
         raise IllegalTransition(f"{job.id} is final: {sorted(values)}")
     phase = phase or job.phase
     history = job.history
     if (state, phase) != (job.state, job.phase):
         # In the order in which it happened, also when the clock was set back meanwhile.
-        time_us = max(now_us(), history[-1].time_us if history else 0)
-        history = (*history, Moment(state=state, phase=phase, time_us=time_us))
+        moment_us = max(time_us or now_us(), history[-1].time_us if history else 0)
+        history = (*history, Moment(state=state, phase=phase, time_us=moment_us))
     changed = msgspec.structs.replace(job, state=state, phase=phase, history=history, **values)
-    columns: dict[str, Any] = {"state": state, "phase": phase, "history": _json(history)}
+    columns: dict[str, Any] = {"state": state.value, "phase": phase.value, "history": _json(history)}
     for name, value in values.items():
-        if name in ("reason", "warnings"):
+        if name in _JSON_COLUMNS:
             columns[name] = None if value is None else _json(value)
         else:
             columns[name] = value
-    connection.execute(update(jobs).where(jobs.c.id == job.id).values(**columns))
+    connection.execute(
+        _update(tuple(columns)), {"job": job.id, **{f"new_{name}": value for name, value in columns.items()}}
+    )
     events.append(connection, job.owner, job.project_id, "job", job.id, Action.CHANGED, changed)
     return changed
 
@@ -167,24 +239,65 @@ def erase(connection: Connection, job: Job) -> None:
 
 def begin_attempt(connection: Connection, job_id: str, attempt: int, key: str, engine: str) -> None:
     connection.execute(
-        insert(attempts).values(job_id=job_id, attempt=attempt, key=key, engine=engine, created_us=now_us())
+        _BEGIN, dict(job_id=job_id, attempt=attempt, key=key, engine=engine, created_us=now_us())
     )
 
 
-def end_attempt(connection: Connection, job_id: str, attempt: int, exit_code: int | None) -> None:
+def end_attempt(
+    connection: Connection,
+    job: Job,
+    state: State,
+    reason: Reason | None,
+    exit_code: int | None,
+    started_us: int | None,
+    ended_us: int,
+) -> None:
+    """How the job's current attempt ended."""
     connection.execute(
-        update(attempts)
-        .where(attempts.c.job_id == job_id, attempts.c.attempt == attempt)
-        .values(ended_us=now_us(), exit_code=exit_code)
-    )
+        _END,
+        {
+            "job": job.id, "number": job.attempt, "at": ended_us, "code": exit_code, "end": state.value,
+            "why": None if reason is None else _json(reason), "began": started_us,
+        },
+    )  # fmt: skip
 
 
-def job_of_key(connection: Connection, key: str) -> str | None:
-    """The job whose attempt an engine knows as ``key``."""
-    return connection.execute(select(attempts.c.job_id).where(attempts.c.key == key)).scalar()
+def list_attempts(connection: Connection, job_id: str) -> list[Attempt]:
+    """Oldest first."""
+    query = select(attempts).where(attempts.c.job_id == job_id).order_by(attempts.c.attempt)
+    return [
+        Attempt(
+            attempt=row.attempt, created_us=row.created_us, started_us=row.started_us, ended_us=row.ended_us,
+            exit_code=row.exit_code, state=State(row.state) if row.state else None,
+            reason=msgspec.json.decode(row.reason, type=Reason) if row.reason else None,
+        )
+        for row in connection.execute(query)
+    ]  # fmt: skip
 
 
-def add_artifacts(connection: Connection, job_id: str, found: Sequence[Artifact]) -> None:
+class Known(msgspec.Struct, frozen=True):
+    """Whose attempt a key stands for. ``current``: no other has followed it."""
+
+    job_id: str
+    current: bool
+
+
+def job_of_key(connection: Connection, key: str) -> Known | None:
+    """What the store knows of a task that an engine has."""
+    row = connection.execute(
+        select(attempts.c.job_id, attempts.c.attempt, jobs.c.attempt.label("newest"))
+        .join(jobs, jobs.c.id == attempts.c.job_id)
+        .where(attempts.c.key == key)
+    ).first()
+    return Known(row.job_id, row.attempt == row.newest) if row else None
+
+
+def add_artifacts(
+    connection: Connection, job_id: str, found: Sequence[Artifact], *, replace: bool = False
+) -> None:
+    """Stores artifacts; with ``replace`` in place of what an interrupted collection has stored before."""
+    if replace:
+        connection.execute(delete(artifacts).where(artifacts.c.job_id == job_id))
     if found:
         connection.execute(
             insert(artifacts),
@@ -192,10 +305,12 @@ def add_artifacts(connection: Connection, job_id: str, found: Sequence[Artifact]
         )
 
 
-def list_artifacts(connection: Connection, job_id: str) -> list[Artifact]:
-    rows = connection.execute(
-        select(artifacts).where(artifacts.c.job_id == job_id).order_by(artifacts.c.path)
-    )
+def list_artifacts(
+    connection: Connection, job_id: str, limit: int | None = None, start: int = 0
+) -> list[Artifact]:
+    """In the order of their paths."""
+    query = select(artifacts).where(artifacts.c.job_id == job_id).order_by(artifacts.c.path)
+    rows = connection.execute(query.limit(limit).offset(start))
     return [_artifact(row) for row in rows]
 
 
@@ -210,23 +325,63 @@ def remove_artifact(connection: Connection, job_id: str, path: str) -> None:
     connection.execute(delete(artifacts).where(artifacts.c.job_id == job_id, artifacts.c.path == path))
 
 
-def _select() -> Select[Any]:
-    ahead = jobs.alias("ahead")
-    position = (
-        select(func.count())
-        .where(
-            ahead.c.state == State.PENDING, ahead.c.target == Target.RUN, ahead.c.seq <= jobs.c.seq,
-            jobs.c.state == State.PENDING,
-        )
-        .scalar_subquery()
-    )  # fmt: skip
-    return select(jobs, projects.c.name.label("project"), position.label("position")).join(
-        projects, projects.c.id == jobs.c.project_id
+#: Statements are put together once: doing that costs as much as running them.
+_SELECT = select(jobs, projects.c.name.label("project")).join(projects, projects.c.id == jobs.c.project_id)
+_INSERT = insert(jobs)
+_BEGIN = insert(attempts)
+_END = (
+    update(attempts)
+    .where(attempts.c.job_id == bindparam("job"), attempts.c.attempt == bindparam("number"))
+    .values(
+        ended_us=bindparam("at"),
+        exit_code=bindparam("code"),
+        state=bindparam("end"),
+        reason=bindparam("why"),
+        started_us=bindparam("began"),
+    )
+)
+_BY_ID = _SELECT.where(jobs.c.id == bindparam("job"))
+_BY_KEY = _SELECT.where(jobs.c.owner == bindparam("of"), jobs.c.idempotency_key == bindparam("key"))
+_WAITING = (
+    select(jobs.c.id, jobs.c.owner, jobs.c.machine_type, jobs.c.priority, jobs.c.seq, jobs.c.attempt)
+    .where(
+        jobs.c.state == State.PENDING.value,
+        jobs.c.phase == Phase.QUEUED.value,
+        jobs.c.target == Target.RUN.value,
+    )
+    .order_by(jobs.c.seq)
+)
+_QUEUED = select(func.count()).select_from(
+    select(jobs.c.seq)
+    .where(jobs.c.state == literal_column("'Pending'"), jobs.c.owner == bindparam("owner"))
+    .limit(bindparam("at_most"))
+    .subquery()
+)
+# By the indices: of the jobs that ended there are far more than of all others.
+_UNSETTLED = union(
+    select(jobs.c.id).where(jobs.c.state.in_([State.PROVISIONING.value, State.RUNNING.value])),
+    select(jobs.c.id).where(jobs.c.state == State.PENDING.value, jobs.c.target != Target.RUN.value),
+    select(jobs.c.id).where(jobs.c.state == State.PENDING.value, jobs.c.phase != Phase.QUEUED.value),
+    select(jobs.c.id).where(jobs.c.target == literal_column("'deleted'")),
+)
+_UNFINISHED = union(
+    select(jobs.c.id).where(jobs.c.state.in_(LIVE)),
+    select(jobs.c.id).where(jobs.c.target == literal_column("'deleted'")),
+)
+_LIVE = select(func.count()).select_from(jobs).where(jobs.c.state.in_(LIVE))
+
+
+@cache
+def _update(columns: tuple[str, ...]) -> Update:
+    return (
+        update(jobs)
+        .where(jobs.c.id == bindparam("job"))
+        .values({name: bindparam(f"new_{name}") for name in columns})
     )
 
 
-def _one(connection: Connection, *conditions: ColumnElement[bool]) -> Job | None:
-    row = connection.execute(_select().where(*conditions)).first()
+def _one(connection: Connection, query: Select[Any], **values: object) -> Job | None:
+    row = connection.execute(query, values).first()
     return _job(row) if row else None
 
 
@@ -242,12 +397,12 @@ def _job(row: Row[Any]) -> Job:
         snapshot=row.snapshot, machine_type=row.machine_type, state=State(row.state), phase=Phase(row.phase),
         target=Target(row.target), created_us=row.created_us,
         reason=decode(row.reason, type=Reason) if row.reason else None,
-        queue_position=row.position if row.state == State.PENDING and row.target == Target.RUN else None,
         exit_code=row.exit_code, attempt=row.attempt, engine=row.engine, started_us=row.started_us,
         ended_us=row.ended_us, env=decode(row.env, type=dict[str, str]),
         host=decode(row.host, type=HostEnvironment) if row.host else None,
         priority=row.priority, retries=row.retries, max_duration_s=row.max_duration_s,
         tags=decode(row.tags, type=tuple[str, ...]), source=row.source, rerun_of=row.rerun_of,
+        progress=decode(row.progress, type=Progress) if row.progress else None,
         warnings=decode(row.warnings, type=tuple[str, ...]),
         history=decode(row.history, type=tuple[Moment, ...]),
     )  # fmt: skip

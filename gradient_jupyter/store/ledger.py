@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, bindparam, delete, insert, select
+from sqlalchemy.engine import Row
 
 from gradient_jupyter.resources.base import now_us
-from gradient_jupyter.store.tables import claims
+from gradient_jupyter.store.tables import claims, jobs
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
@@ -17,35 +20,44 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     cpus: float
     memory_bytes: int
     gpus: tuple[str, ...]
+    owner: str = ""
+    """Its job's, and the job's place in the order of arrival: for the queue. Stored with the job."""
+    seq: int = 0
 
 
 def take(connection: Connection, claim: Claim) -> None:
     connection.execute(
-        insert(claims).values(
+        _TAKE,
+        dict(
             job_id=claim.job_id, attempt=claim.attempt, node=claim.node, machine_type=claim.machine_type,
             cpus=claim.cpus, memory_bytes=claim.memory_bytes, gpus=msgspec.json.encode(claim.gpus).decode(),
             created_us=now_us(),
-        )
+        ),
     )  # fmt: skip
 
 
 def release(connection: Connection, job_id: str, attempt: int) -> None:
-    connection.execute(delete(claims).where(claims.c.job_id == job_id, claims.c.attempt == attempt))
+    connection.execute(_RELEASE, {"id": job_id, "number": attempt})
 
 
 def taken(connection: Connection) -> list[Claim]:
-    return [_claim(row) for row in connection.execute(select(claims))]
+    return [_claim(row) for row in connection.execute(_SELECT)]
 
 
 def of(connection: Connection, job_id: str, attempt: int) -> Claim | None:
-    row = connection.execute(
-        select(claims).where(claims.c.job_id == job_id, claims.c.attempt == attempt)
-    ).first()
+    row = connection.execute(_ONE, {"id": job_id, "number": attempt}).first()
     return _claim(row) if row else None
 
 
-def _claim(row) -> Claim:  # type: ignore[no-untyped-def]
+_TAKE = insert(claims)
+_RELEASE = delete(claims).where(claims.c.job_id == bindparam("id"), claims.c.attempt == bindparam("number"))
+_SELECT = select(claims, jobs.c.owner, jobs.c.seq).join(jobs, jobs.c.id == claims.c.job_id)
+_ONE = _SELECT.where(claims.c.job_id == bindparam("id"), claims.c.attempt == bindparam("number"))
+
+
+def _claim(row: Row[Any]) -> Claim:
     return Claim(
         job_id=row.job_id, attempt=row.attempt, node=row.node, machine_type=row.machine_type, cpus=row.cpus,
         memory_bytes=row.memory_bytes, gpus=msgspec.json.decode(row.gpus, type=tuple[str, ...]),
+        owner=row.owner, seq=row.seq,
     )  # fmt: skip

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, delete, func, insert, or_, select, update
+import msgspec
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.engine import Row
 
 from gradient_jupyter.resources.base import new_id, now_us
@@ -78,9 +79,9 @@ def mark_deleting(connection: Connection, project_id: str) -> None:
 def erase_if_empty(connection: Connection, project_id: str) -> bool:
     """Removes a project that is being deleted once its last job is gone."""
     row = connection.execute(
-        _select().where(projects.c.id == project_id, projects.c.deleting.is_(True))
+        select(projects.c.owner).where(projects.c.id == project_id, projects.c.deleting.is_(True))
     ).first()
-    if row is None or row.jobs:
+    if row is None or connection.execute(_ANY_JOB, {"project": project_id}).first():
         return False
     connection.execute(delete(projects).where(projects.c.id == project_id))
     events.append(connection, row.owner, project_id, "project", project_id, Action.DELETED, None)
@@ -94,12 +95,40 @@ def deleting(connection: Connection) -> list[str]:
 
 def next_number(connection: Connection, project_id: str) -> int:
     """The number of the project's next job; each is given out once."""
-    connection.execute(
-        update(projects).where(projects.c.id == project_id).values(last_number=projects.c.last_number + 1)
-    )
-    return int(
-        connection.execute(select(projects.c.last_number).where(projects.c.id == project_id)).scalar_one()
-    )
+    return int(connection.execute(_NUMBER, {"project": project_id}).scalar_one())
+
+
+class Place(msgspec.Struct, frozen=True):
+    """As much of a project as a new job in it needs; what it holds is not counted."""
+
+    id: str
+    name: str
+    owner: str
+    deleting: bool
+
+
+def place(connection: Connection, project_id: str) -> Place:
+    """Of a project that exists."""
+    return Place(*connection.execute(_PLACE, {"project": project_id}).one())
+
+
+def place_named(connection: Connection, owner: str, name: str) -> Place | None:
+    row = connection.execute(_PLACE_NAMED, {"of": owner, "called": name}).first()
+    return Place(*row) if row else None
+
+
+_COLUMNS = (projects.c.id, projects.c.name, projects.c.owner, projects.c.deleting)
+_PLACE = select(*_COLUMNS).where(projects.c.id == bindparam("project"))
+_PLACE_NAMED = select(*_COLUMNS).where(
+    projects.c.owner == bindparam("of"), projects.c.name == bindparam("called")
+)
+_ANY_JOB = select(jobs.c.seq).where(jobs.c.project_id == bindparam("project")).limit(1)
+_NUMBER = (
+    update(projects)
+    .where(projects.c.id == bindparam("project"))
+    .values(last_number=projects.c.last_number + 1)
+    .returning(projects.c.last_number)
+)
 
 
 def _select() -> Select[Any]:

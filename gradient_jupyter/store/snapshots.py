@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
-from sqlalchemy import Connection, bindparam, insert, select
+import msgspec
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as insert_or
 
 from gradient_jupyter.resources.base import now_us
 from gradient_jupyter.resources.snapshot import Snapshot
-from gradient_jupyter.store.tables import blobs, snapshots
+from gradient_jupyter.store.tables import blobs, jobs, snapshots, users
 
 #: SQLite takes a bounded number of parameters per statement.
 _AT_ONCE = 500
 
+_ONE = select(snapshots).where(snapshots.c.owner == bindparam("of"), snapshots.c.id == bindparam("digest"))
 
-def held(connection: Connection, owner: str, digests: Sequence[str]) -> set[str]:
-    """Those of ``digests`` that this owner has sent before."""
-    found: set[str] = set()
-    query = select(blobs.c.digest).where(
+
+def held(connection: Connection, owner: str, digests: Sequence[str]) -> dict[str, int]:
+    """Those of ``digests`` that this owner has sent before, with the size that each has."""
+    found: dict[str, int] = {}
+    query = select(blobs.c.digest, blobs.c.size).where(
         blobs.c.owner == owner, blobs.c.digest.in_(bindparam("digests", expanding=True))
     )
     for start in range(0, len(digests), _AT_ONCE):
-        found.update(connection.execute(query, {"digests": digests[start : start + _AT_ONCE]}).scalars())
+        rows = connection.execute(query, {"digests": digests[start : start + _AT_ONCE]})
+        found.update((row.digest, row.size) for row in rows)
     return found
 
 
@@ -35,19 +40,46 @@ def hold(connection: Connection, owner: str, sizes: Iterable[tuple[str, int]]) -
         connection.execute(insert_or(blobs).on_conflict_do_nothing(), rows)
 
 
+class Held(NamedTuple):
+    """What one owner has sent, in bytes as they were before compression."""
+
+    owner: str
+    name: str
+    jobs: int
+    bytes: int
+
+
+def held_by_owner(connection: Connection, limit: int) -> list[Held]:
+    """The largest first."""
+    count = select(func.count()).where(jobs.c.owner == blobs.c.owner).correlate(blobs).scalar_subquery()
+    name = (
+        select(users.c.name).where(blobs.c.owner == "user:" + users.c.id).correlate(blobs).scalar_subquery()
+    )
+    query = (
+        select(blobs.c.owner, func.sum(blobs.c.size).label("bytes"), count.label("jobs"), name.label("name"))
+        .group_by(blobs.c.owner)
+        .order_by(func.sum(blobs.c.size).desc())
+        .limit(limit)
+    )
+    return [Held(row.owner, row.name or row.owner, row.jobs, row.bytes) for row in connection.execute(query)]
+
+
 def get(connection: Connection, owner: str, id: str) -> Snapshot | None:
-    row = connection.execute(
-        select(snapshots).where(snapshots.c.owner == owner, snapshots.c.id == id)
-    ).first()
+    row = connection.execute(_ONE, {"of": owner, "digest": id}).first()
     if row is None:
         return None
     return Snapshot(id=row.id, files=row.files, bytes=row.bytes, created_us=row.created_us)
 
 
 def create(connection: Connection, owner: str, snapshot: Snapshot) -> Snapshot:
-    """Stores the snapshot, or returns the one that is there."""
+    """Stores the snapshot, or returns the one that is there, as fresh as a new one."""
     if found := get(connection, owner, snapshot.id):
-        return found
+        connection.execute(
+            update(snapshots)
+            .where(snapshots.c.owner == owner, snapshots.c.id == snapshot.id)
+            .values(created_us=snapshot.created_us)
+        )
+        return msgspec.structs.replace(found, created_us=snapshot.created_us)
     connection.execute(
         insert(snapshots).values(
             owner=owner, id=snapshot.id, files=snapshot.files, bytes=snapshot.bytes,

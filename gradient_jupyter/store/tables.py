@@ -11,6 +11,7 @@ from sqlalchemy import (
     Column,
     Float,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     LargeBinary,
@@ -19,6 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )  # fmt: skip
 
 metadata = MetaData(
@@ -73,6 +75,7 @@ blobs = Table(
     Column("digest", String, primary_key=True),
     Column("size", Integer, nullable=False),
     Column("created_us", Integer, nullable=False),
+    Index(None, "digest"),
 )  # fmt: skip
 
 snapshots = Table(
@@ -82,6 +85,19 @@ snapshots = Table(
     Column("files", Integer, nullable=False),
     Column("bytes", Integer, nullable=False),
     Column("created_us", Integer, nullable=False),
+    Index(None, "id"),
+)  # fmt: skip
+
+checkouts = Table(
+    "checkouts", metadata,
+    # What a commit of a repository became for an owner. Goes with its snapshot.
+    Column("owner", String, primary_key=True),
+    Column("source", String, primary_key=True),
+    Column("snapshot", String, nullable=False),
+    Column("warnings", Text, nullable=False),
+    Column("created_us", Integer, nullable=False),
+    ForeignKeyConstraint(["owner", "snapshot"], ["snapshots.owner", "snapshots.id"], ondelete="CASCADE"),
+    Index(None, "owner", "snapshot"),
 )  # fmt: skip
 
 jobs = Table(
@@ -117,9 +133,14 @@ jobs = Table(
     Column("tags", Text, nullable=False, server_default="[]"),
     Column("source", String, nullable=False, server_default=""),
     Column("rerun_of", String),
+    Column("progress", Text),
     UniqueConstraint("owner", "idempotency_key"),
     Index(None, "project_id", "seq"),
     Index(None, "state", "seq"),
+    # What the queue and the relist ask for is a small part of all jobs there ever were.
+    Index("ix_jobs_waiting", "owner", "seq", sqlite_where=text("state = 'Pending'")),
+    Index("ix_jobs_deleted", "seq", sqlite_where=text("target = 'deleted'")),
+    Index(None, "snapshot"),
     sqlite_autoincrement=True,
 )  # fmt: skip
 

@@ -21,3 +21,9 @@ def ensure(connection: Connection, external: str, name: str) -> User:
     if row.name != name:
         connection.execute(update(users).where(users.c.id == row.id).values(name=name))
     return User(id=row.id, name=name)
+
+
+def find(connection: Connection, external: str) -> User | None:
+    """The user whom the login calls ``external``, if they were ever seen."""
+    row = connection.execute(select(users).where(users.c.external == external)).first()
+    return User(id=row.id, name=row.name) if row else None

@@ -11,13 +11,13 @@ Who may see which blob is not known here.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
 import os
 import re
 import secrets
+import stat
 import struct
-import weakref
+import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -41,6 +41,7 @@ _PIECE = 1 << 20
 #: Up to here (as stored, and decoded) a blob is read, decoded and verified in one go.
 SMALL_STORED, SMALL_DECODED = 1 << 20, 4 << 20
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_LEFTOVER_SECONDS = 24 * 3600
 #: From here on one ``syncfs`` is cheaper than an ``fsync`` for each.
 _FEW = 4
 
@@ -57,6 +58,7 @@ class Damaged(ServerError):
             " the directory again stores it anew.",
         )
         self.digest = digest
+        self.reason = reason
 
 
 class Stored(NamedTuple):
@@ -67,15 +69,17 @@ class Stored(NamedTuple):
 
 
 class BlobStore:
-    """The blobs under ``root``, which is made when it is absent. Every method blocks; threads may share
-    it."""
+    """The blobs under ``root``, which is made when it is absent, and tidied, unless whoever asks only wants
+    to read (``tidy=False``). Every method blocks; threads may share it."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, alone: bool = False, tidy: bool = True) -> None:
+        """``alone``: no other process writes here, so whatever is unfinished now will never be finished."""
         self.root = root
         self._root = str(root)  # joining strings is ten times faster than joining paths
         self._temporary = str(root / "tmp")
-        os.makedirs(self._temporary, mode=0o700, exist_ok=True)
-        self._remove_leftovers()
+        if tidy:
+            os.makedirs(self._temporary, mode=0o700, exist_ok=True)
+            self.remove_leftovers(age_s=0 if alone else _LEFTOVER_SECONDS)
 
     def has(self, digest: str) -> bool:
         return os.path.isfile(self._path(digest))
@@ -83,18 +87,21 @@ class BlobStore:
     def size(self, digest: str) -> int:
         """How many bytes the blob decodes to, without reading it. ``Damaged`` when it is absent."""
         with self._file(digest) as file:
-            return _read_header(digest, file).size
+            return _read_header(digest, file, os.fstat(file.fileno()).st_size).size
 
     def open(self, digest: str) -> BinaryIO:
         """A reader of the decoded bytes. It raises ``Damaged`` before it would reach a false end: who has
         read to the end has read the right bytes."""
         return io.BufferedReader(_Reader(self._pieces(digest)), _PIECE)
 
-    def copy_to(self, digest: str, fd: int) -> int:
-        """Write the decoded bytes to ``fd``; how many they were. ``Damaged`` as in ``open``."""
+    def copy_to(self, digest: str, fd: int, hasher: blake3.blake3 | None = None) -> int:
+        """Write the decoded bytes to ``fd``, and to ``hasher``; how many they were. ``Damaged`` as in
+        ``open``."""
         total = 0
         for piece in self._pieces(digest):
             durable.write_all(fd, piece)
+            if hasher is not None:
+                hasher.update(piece)
             total += len(piece)
         return total
 
@@ -112,11 +119,18 @@ class BlobStore:
             batch.commit()
         return digest
 
+    def space(self, digest: str) -> int:
+        """The bytes it takes on the disk; 0 when it is absent."""
+        try:
+            return _space(os.stat(self._path(digest)))
+        except FileNotFoundError:
+            return 0
+
     def delete(self, digest: str) -> int:
         """Remove the blob; the bytes that this freed on the disk, 0 when it was absent."""
         path = self._path(digest)
         try:
-            freed = os.stat(path).st_size
+            freed = _space(os.stat(path))
             os.unlink(path)
         except FileNotFoundError:
             return 0
@@ -138,15 +152,20 @@ class BlobStore:
             return open(self._path(digest), "rb", buffering=0)
         except FileNotFoundError:
             raise Damaged(digest, "it is missing") from None
+        except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
+            raise Damaged(digest, f"it cannot be read: {error.strerror}") from None
 
     def _pieces(self, digest: str) -> Generator[bytes, None, None]:
         """The decoded bytes. The last piece comes only after everything has been verified, so that a blob of
         one piece is never seen unverified."""
         import zstandard
 
-        with self._file(digest) as file:
+        with self._file(digest) as opened:
             try:
-                header = _read_header(digest, file)
+                stored = os.fstat(opened.fileno()).st_size
+                # Most blobs are small, and then a system call less counts for more than a copy.
+                file = io.BytesIO(opened.read(stored + 1)) if stored <= SMALL_STORED else opened
+                header = _read_header(digest, file, stored)
                 large = header.size > SMALL_DECODED
                 hasher = blake3.blake3(max_threads=blake3.blake3.AUTO if large else 1)
                 total = 0
@@ -170,19 +189,32 @@ class BlobStore:
             if held:
                 yield held
 
-    def _remove_leftovers(self) -> None:
-        """What a crash left in ``tmp``, unless another process has the store open and may be writing there.
+    def names(self) -> Iterator[tuple[str, os.stat_result]]:
+        """The digest of every stored blob, and its file. Nothing is opened; names that are none of ours are
+        passed over."""
+        with os.scandir(self.root) as tops:
+            places = sorted(top.path for top in tops if len(top.name) == 2)
+        for place in places:
+            with contextlib.suppress(NotADirectoryError), os.scandir(place) as listing:
+                for entry in listing:
+                    if _DIGEST.fullmatch(entry.name):
+                        with contextlib.suppress(FileNotFoundError):
+                            yield entry.name, entry.stat(follow_symlinks=False)
 
-        Having it open is to hold a shared lock on that directory: no clock tells the dead from the living.
-        """
-        fd = os.open(self._temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        weakref.finalize(self, os.close, fd)
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for name in os.listdir(fd):
+    def remove_leftovers(self, *, dry_run: bool = False, age_s: float = _LEFTOVER_SECONDS) -> tuple[int, int]:
+        """Removes what a crash left in ``tmp``; how many files and bytes that were. Younger files may belong
+        to another process that is still writing."""
+        oldest = time.time() - age_s if age_s else float("inf")
+        count = freed = 0
+        with os.scandir(self._temporary) as listing:
+            for entry in listing:
                 with contextlib.suppress(OSError):
-                    os.unlink(name, dir_fd=fd)
-        fcntl.flock(fd, fcntl.LOCK_SH)
+                    found = entry.stat(follow_symlinks=False)
+                    if stat.S_ISREG(found.st_mode) and found.st_mtime < oldest:
+                        if not dry_run:
+                            os.unlink(entry.path)
+                        count, freed = count + 1, freed + found.st_blocks * 512
+        return count, freed
 
 
 class Batch:
@@ -213,20 +245,24 @@ class Batch:
     def __contains__(self, digest: str) -> bool:
         return digest in self._written
 
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """What has been written so far."""
+        return tuple(self._written)
+
     def put(self, digest: str, encoding: int, size: int, encoded: bytes) -> None:
         """One blob whose bytes are at hand. ``size`` is of the decoded bytes."""
-        writer = self.writer(encoding, size)
-        writer.write(encoded)
+        writer = self.writer(encoding, size, encoded)
         writer.finish(digest)
 
-    def writer(self, encoding: int, size: int) -> Writer:
+    def writer(self, encoding: int, size: int, first: bytes = b"") -> Writer:
         """One blob whose bytes come in pieces. One at a time: finish it before the next."""
         assert self._open is None and self._fd >= 0
         with no_space():
             path = f"{self._temporary}/{secrets.token_hex(16)}"
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         self._open = Writer(self, path, fd, size)
-        self._open.write(_HEADER.pack(_MAGIC, encoding, size))
+        self._open.write(_HEADER.pack(_MAGIC, encoding, size) + first)
         return self._open
 
     def finished(self, digest: str, path: str, size: int) -> None:
@@ -259,11 +295,15 @@ class Batch:
             self._sync(sorted(directories))
         return tuple(done)
 
-    def abort(self) -> None:
-        """Remove what was not committed. After ``commit``, or a second time, it does nothing."""
+    def drop_open(self) -> None:
+        """Forget the blob that is not finished, if there is one."""
         if self._open is not None:
             self._open.discard()
             self._open = None
+
+    def abort(self) -> None:
+        """Remove what was not committed. After ``commit``, or a second time, it does nothing."""
+        self.drop_open()
         for path, _ in self._written.values():
             with contextlib.suppress(OSError):
                 os.unlink(path)
@@ -349,14 +389,18 @@ class _Reader(io.RawIOBase):
         super().close()
 
 
-def _read_header(digest: str, file: BinaryIO) -> _Header:
+def _space(status: os.stat_result) -> int:
+    return status.st_blocks * 512 or status.st_size
+
+
+def _read_header(digest: str, file: BinaryIO, stored: int) -> _Header:
     raw = file.read(_HEADER.size)
     if len(raw) != _HEADER.size:
         raise Damaged(digest, "its header is cut off")
     magic, encoding, size = _HEADER.unpack(raw)
     if magic != _MAGIC or encoding not in (RAW, ZSTD):
         raise Damaged(digest, "its header is not one of ours")
-    return _Header(encoding, size, os.fstat(file.fileno()).st_size - _HEADER.size)
+    return _Header(encoding, size, stored - _HEADER.size)
 
 
 def _decoded(header: _Header, file: BinaryIO) -> Iterator[bytes]:

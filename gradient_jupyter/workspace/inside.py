@@ -3,6 +3,10 @@
 The directory is a descriptor; what lies in it may be changed by hostile code at any moment, also while we
 look. So names are walked part by part with descriptors, a link is never followed, and only regular files are
 opened. Nobody else turns a request's string, or a name from such a directory, into a path.
+
+Whoever gives the uid that owns the directory (``owner``) gets that one's own files only: none of another
+user's, none of another file system mounted there, and none that also has a name elsewhere (a hard link):
+its bytes may be somebody else's and can be changed from there.
 """
 
 from __future__ import annotations
@@ -16,90 +20,141 @@ from typing import NamedTuple
 
 from gradient_jupyter.resources.errors import InvalidRequest, NotFound
 from gradient_jupyter.resources.snapshot import check_path
+from gradient_jupyter.workspace.descent import DIRECTORY
 from gradient_jupyter.workspace.tree import MAX_DEPTH, MAX_PATH_BYTES, shown_path
 from gradient_jupyter.workspace.wording import shown
 
-DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: ``O_NONBLOCK``: to open a named pipe would wait for its other end.
 _FILE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 
+#: Wants of our own that pass. They say nothing about a file, so they are never a reason to leave one out.
+SHORTAGE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
+
 class InsideFile(NamedTuple):
-    """A regular file below the directory. ``path`` is UTF-8 with ``/`` between its parts."""
+    """A regular file below the directory, as it was when it was looked at."""
 
     path: str
+    """UTF-8 with ``/`` between its parts."""
     size: int
     modified_us: int
+    space: int
+    """Bytes it takes on the disk. A file with holes takes fewer than its size."""
+    names: int
+    """How many names it has, wherever they are."""
+    identity: tuple[int, int]
+    """The same for every name of one file."""
+    parent: int
+    """A descriptor of its directory, open until the walk goes on."""
+    mount: int
+    """Where that lies."""
 
 
-def open_inside(dirfd: int, name: str, flags: int = os.O_RDONLY) -> int:
-    """Open the regular file ``name`` below ``dirfd``; the caller closes what is returned.
+def open_inside(
+    dirfd: int, name: str, flags: int = os.O_RDONLY, *, owner: int | None = None, names: int | None = 1
+) -> int:
+    """Open the regular file ``name`` below ``dirfd``; the caller closes what is returned. With ``owner`` it
+    may have as many ``names`` as were seen below ``dirfd`` (None: any number).
 
-    Raises ``InvalidRequest`` (code ``bad-path``) for a name that is no path below a directory, and
-    ``NotFound`` for everything that is not a regular file we can open: absent, a link, a directory, a
-    device.
+    Raises ``InvalidRequest`` (code ``bad-path``) for a name that is no path below a directory, ``NotFound``
+    for everything that is not a regular file we can open: absent, a link, a directory, a device; and
+    ``OSError`` for a want of our own (``SHORTAGE``).
     """
     parent, last = _parent(dirfd, name)
     try:
-        # Looked at before it is opened: to open a device can do something.
-        if not stat.S_ISREG(os.stat(last, dir_fd=parent, follow_symlinks=False).st_mode):
-            raise _absent(name, "is no regular file")
-        fd = os.open(last, flags | _FILE, dir_fd=parent)
-    except OSError as error:
-        raise _absent(name, _reason(error)) from None
+        fd = _open_regular(parent, last, name, flags)
+        try:
+            if owner is not None and (problem := _foreign(fd, parent, last, owner, _mount(dirfd), names)):
+                raise _absent(name, problem)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
     finally:
         os.close(parent)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
+
+
+def open_found(file: InsideFile, owner: int) -> int:
+    """Open what a walk has just found, by its directory's descriptor; otherwise as ``open_inside``."""
+    last = file.path.rpartition("/")[2]
+    fd = _open_regular(file.parent, last, file.path, os.O_RDONLY)
+    try:
+        if problem := _foreign(fd, file.parent, last, owner, file.mount, 1):
+            raise _absent(file.path, problem)
+    except BaseException:
         os.close(fd)
-        raise _absent(name, "is no regular file")
+        raise
     return fd
 
 
-def walk_inside(dirfd: int, skipped: Callable[[str], None]) -> Iterator[InsideFile]:
-    """Every regular file below ``dirfd``, names in order, links not followed. Directories may change
-    meanwhile.
+def walk_inside(
+    dirfd: int,
+    skipped: Callable[[str], None],
+    *,
+    owner: int | None = None,
+    leaving: Callable[[int], None] | None = None,
+) -> Iterator[InsideFile]:
+    """Every regular file below ``dirfd`` in the order of the paths, links not followed. Directories may
+    change meanwhile.
 
-    ``skipped`` is told of everything else, as ``name: reason`` on one line. Raises ``OSError`` only when
-    ``dirfd`` itself cannot be read.
+    ``skipped`` is told of everything else, as ``name: reason`` on one line; ``leaving`` gets the descriptor
+    of each directory after what is in it. Raises ``OSError`` when ``dirfd`` itself cannot be read, and for a
+    want of our own (``SHORTAGE``).
     """
     # A descriptor of our own: what is shared has a shared position.
     own = os.open(".", DIRECTORY, dir_fd=dirfd)
     stack: list[tuple[int, bytes, Iterator[os.DirEntry[str]]]] = [(own, b"", iter(()))]
     try:
+        mount = _mount(own)
         stack[0] = (own, b"", _listing(own))
         while stack:
             fd, prefix, entries = stack[-1]
             entry = next(entries, None)
             if entry is None:
+                if leaving is not None:
+                    leaving(fd)
                 os.close(stack.pop()[0])
                 continue
             path = prefix + os.fsencode(entry.name)
-            found = _look(entry, path, fd, skipped)
+            found = _look(entry, path, fd, mount, owner, skipped)
             if isinstance(found, InsideFile):
                 yield found
             elif found is not None:
-                if len(stack) >= MAX_DEPTH:
-                    skipped(f"{shown(path)}: more than {MAX_DEPTH} directories deep")
-                    os.close(found)
-                    continue
-                try:
-                    stack.append((found, path + b"/", _listing(found)))
-                except OSError as error:
-                    os.close(found)
-                    skipped(f"{shown(path)}: {_reason(error)}")
+                stack.append((found, path + b"/", iter(())))
+                problem = ""
+                if len(stack) > MAX_DEPTH:
+                    problem = f"more than {MAX_DEPTH} directories deep"
+                elif owner is not None and os.fstat(found).st_uid != owner:
+                    problem = f"belongs to another user (uid {os.fstat(found).st_uid})"
+                elif _mount(found) != mount:
+                    problem = "another file system is mounted there"
+                else:
+                    try:
+                        stack[-1] = (found, path + b"/", _listing(found))
+                    except OSError as error:
+                        problem = _theirs(error)
+                if problem:
+                    os.close(stack.pop()[0])
+                    skipped(f"{shown(path)}: {problem}")
     finally:
         for fd, _, _ in stack:
             os.close(fd)
 
 
 def remove_inside(dirfd: int, name: str) -> int:
-    """Remove ``name`` below ``dirfd``: a file or a link by itself, a directory with what it holds.
+    """Remove ``name`` below ``dirfd``: a file or a link by itself, a directory with what it holds. Where its
+    directory forbids that, it is allowed for as long as it takes.
 
     Returns the bytes of the files removed. Raises as ``open_inside`` does, and ``OSError`` when
     something below could not be removed.
     """
     parent, last = _parent(dirfd, name)
+    mode = stat.S_IMODE(os.fstat(parent).st_mode)
     try:
+        if mode & 0o700 != 0o700:
+            with contextlib.suppress(PermissionError):
+                os.fchmod(parent, mode | 0o700)
         status = os.stat(last, dir_fd=parent, follow_symlinks=False)
         if stat.S_ISDIR(status.st_mode):
             return _Removal(parent).run(last)
@@ -108,6 +163,9 @@ def remove_inside(dirfd: int, name: str) -> int:
     except FileNotFoundError as error:
         raise _absent(name, _reason(error)) from None
     finally:
+        if mode & 0o700 != 0o700:
+            with contextlib.suppress(PermissionError):
+                os.fchmod(parent, mode)
         os.close(parent)
 
 
@@ -244,38 +302,128 @@ def _parent(dirfd: int, name: str) -> tuple[int, str]:
         try:
             inner = os.open(part, DIRECTORY, dir_fd=fd)
         except OSError as error:
-            raise _absent(name, _reason(error)) from None
+            raise _absent(name, _theirs(error)) from None
         finally:
             os.close(fd)
         fd = inner
     return fd, last
 
 
+def _open_regular(parent: int, last: str, name: str, flags: int) -> int:
+    try:
+        # Looked at before it is opened: to open a device can do something.
+        if not stat.S_ISREG(os.stat(last, dir_fd=parent, follow_symlinks=False).st_mode):
+            raise _absent(name, "is no regular file")
+        fd = os.open(last, flags | _FILE, dir_fd=parent)
+    except OSError as error:
+        raise _absent(name, _theirs(error)) from None
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise _absent(name, "is no regular file")
+    return fd
+
+
+def _foreign(fd: int, parent: int, last: str, owner: int, mount: int, names: int | None) -> str:
+    """Why the open file is not simply the owner's file of this name; empty when it is."""
+    status = os.fstat(fd)
+    if status.st_uid != owner:
+        return f"belongs to another user (uid {status.st_uid})"
+    if _mount(fd) != mount:
+        return "lies on another file system"
+    if names is None:
+        return ""
+    if status.st_nlink != names:
+        return "has another name elsewhere (a hard link); copy it instead"
+    if names == 1 and not _still_called(fd, parent, last):
+        return "was moved while it was opened"
+    return ""
+
+
+def _still_called(fd: int, parent: int, last: str) -> bool:
+    """Whether the open file still has the name it was opened by.
+
+    A file with one name may be somebody else's all the same, if the name it was opened by was a second one
+    and is gone by now. The system knows under which name a descriptor was opened, and whether that was
+    removed. A removal that is just under way holds the directory's lock; to give a name to itself waits for
+    it, and changes nothing.
+    """
+    with contextlib.suppress(OSError):
+        os.rename(last, last, src_dir_fd=parent, dst_dir_fd=parent)
+    try:
+        path = os.readlink(b"/proc/self/fd/%d" % fd)
+    except OSError:  # not Linux, or no /proc
+        try:
+            now = os.stat(last, dir_fd=parent, follow_symlinks=False)
+        except OSError:
+            return False
+        return os.path.samestat(now, os.fstat(fd))
+    return path.rpartition(b"/")[2] == os.fsencode(last)
+
+
+def _mount(fd: int) -> int:
+    """What tells one mounted file system from another. A device's number does not where a part of the same
+    file system is mounted, and layered ones give their files other numbers than their directories."""
+    with contextlib.suppress(FileNotFoundError), open(f"/proc/self/fdinfo/{fd}", "rb", buffering=0) as info:
+        for line in info.read(1024).splitlines():
+            name, _, value = line.partition(b":")
+            if name == b"mnt_id":
+                return int(value)
+    return os.fstat(fd).st_dev
+
+
 def _listing(fd: int) -> Iterator[os.DirEntry[str]]:
     with os.scandir(fd) as listing:
-        return iter(sorted(listing, key=lambda entry: os.fsencode(entry.name)))
+        return iter(sorted(listing, key=_in_order_of_paths))
+
+
+def _in_order_of_paths(entry: os.DirEntry[str]) -> bytes:
+    """What is below a directory stands where its paths do: ``a-b`` comes before ``a/b``."""
+    name = os.fsencode(entry.name)
+    return name + b"/" if entry.is_dir(follow_symlinks=False) else name
 
 
 def _look(
-    entry: os.DirEntry[str], path: bytes, fd: int, skipped: Callable[[str], None]
+    entry: os.DirEntry[str],
+    path: bytes,
+    fd: int,
+    mount: int,
+    owner: int | None,
+    skipped: Callable[[str], None],
 ) -> InsideFile | int | None:
     """A file as it is listed, a directory as a descriptor, or nothing: then ``skipped`` was told why."""
     try:
         text = path.decode()
         status = os.stat(entry.name, dir_fd=fd, follow_symlinks=False)
-        if stat.S_ISREG(status.st_mode):
-            return InsideFile(text, status.st_size, status.st_mtime_ns // 1000)
         if stat.S_ISDIR(status.st_mode):
             return os.open(entry.name, DIRECTORY, dir_fd=fd)
-        reason = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "no regular file"
+        if stat.S_ISLNK(status.st_mode):
+            reason = "a symbolic link"
+        elif not stat.S_ISREG(status.st_mode):
+            reason = "no regular file"
+        elif owner is not None and status.st_uid != owner:
+            reason = f"belongs to another user (uid {status.st_uid})"
+        elif len(path) > MAX_PATH_BYTES:
+            reason = f"the path has more than {MAX_PATH_BYTES} bytes"
+        else:
+            return InsideFile(
+                text, status.st_size, status.st_mtime_ns // 1000, status.st_blocks * 512, status.st_nlink,
+                (status.st_dev, status.st_ino), fd, mount,
+            )  # fmt: skip
     except UnicodeDecodeError:
         reason = "the name is not UTF-8"
     except FileNotFoundError:
         return None
     except OSError as error:
-        reason = _reason(error)
+        reason = _theirs(error)
     skipped(f"{shown(path)}: {reason}")
     return None
+
+
+def _theirs(error: OSError) -> str:
+    """What the system said about this name; a want of our own is none and goes on as an error."""
+    if error.errno in SHORTAGE:
+        raise error
+    return _reason(error)
 
 
 def _reason(error: OSError) -> str:

@@ -6,14 +6,15 @@ from collections.abc import Collection
 
 import msgspec
 
+from gradient_jupyter.resources.snapshot import EMPTY_TREE, File
+from gradient_jupyter.workspace.contents import Contents
 from gradient_jupyter.workspace.leftout import LeftOut
-from gradient_jupyter.workspace.scan import Scan
 
 _LARGEST = 5
 
 
 class PreflightFile(msgspec.Struct, frozen=True, kw_only=True):
-    """A file that belongs to the snapshot. ``new``: its bytes have to be sent."""
+    """A file that belongs to the snapshot. ``new``: its bytes, or some of them, have to be sent."""
 
     path: str
     size: int
@@ -35,8 +36,9 @@ class LeftOutSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Preflight(msgspec.Struct, frozen=True, kw_only=True):
-    """A snapshot before it is sent. ``bytes`` and ``count`` are of all files; ``new_bytes`` counts content
-    that several files share once, because it is sent once."""
+    """A snapshot before it is sent. ``root`` is what was read, empty for a job that needs no files. ``bytes``
+    and ``count`` are of all files; ``new_bytes`` counts content that several files share once, because it is
+    sent once."""
 
     root: str
     snapshot: str
@@ -49,27 +51,41 @@ class Preflight(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...]
 
 
-def preflight(scan: Scan, missing: Collection[str] | None) -> Preflight:
-    """The summary of ``scan``. ``missing`` are the digests that the server lacks; None when nobody asked it,
-    and then everything counts as new."""
-    lacking = None if missing is None else frozenset(missing)
-    files = tuple(
-        PreflightFile(path=file.path, size=file.size, new=lacking is None or file.digest in lacking)
-        for file in scan.manifest.files
-    )
-    sent = {
-        file.digest: file.size for file in scan.manifest.files if lacking is None or file.digest in lacking
-    }
+#: Of a job that needs no files.
+NOTHING = Preflight(
+    root="",
+    snapshot=EMPTY_TREE,
+    count=0,
+    bytes=0,
+    new_bytes=0,
+    files=(),
+    largest=(),
+    left_out=(),
+    warnings=(),
+)
+
+
+def preflight(contents: Contents, missing: Collection[str] | None) -> Preflight:
+    """The summary of ``contents``. ``missing`` are the digests that the server lacks; None when nobody asked
+    it, and then everything counts as new."""
+    manifest = contents.manifest
+    blobs = manifest.blobs()
+    lacking = frozenset(blobs) if missing is None else frozenset(missing)
+
+    def is_new(file: File) -> bool:
+        return any(piece.digest in lacking for piece in file.blobs())
+
+    files = tuple(PreflightFile(path=file.path, size=file.size, new=is_new(file)) for file in manifest.files)
     return Preflight(
-        root=str(scan.root),
-        snapshot=scan.manifest.digest(),
+        root=str(contents.root),
+        snapshot=manifest.digest(),
         count=len(files),
-        bytes=scan.manifest.size,
-        new_bytes=sum(sent.values()),
+        bytes=manifest.size,
+        new_bytes=sum(size for digest, size in blobs.items() if digest in lacking),
         files=files,
         largest=tuple(sorted(files, key=lambda file: (-file.size, file.path))[:_LARGEST]),
-        left_out=tuple(_summary(row) for row in scan.left_out),
-        warnings=scan.warnings,
+        left_out=tuple(_summary(row) for row in contents.left_out),
+        warnings=contents.warnings,
     )
 
 

@@ -10,8 +10,19 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+import msgspec
+
 from gradient_jupyter.resources.errors import InvalidRequest
-from gradient_jupyter.resources.snapshot import Directory, Entry, File, Link, Manifest, check_link, check_path
+from gradient_jupyter.resources.snapshot import (
+    Directory,
+    Entry,
+    File,
+    Link,
+    Manifest,
+    check_link,
+    check_path,
+    chunk_count,
+)
 from gradient_jupyter.workspace.wording import shown, size_text
 
 #: More than this is a dataset or an environment, not a workspace.
@@ -25,9 +36,13 @@ _MAX_LINKS = 40
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
-def check_manifest(manifest: Manifest, *, max_entries: int = MAX_ENTRIES) -> None:
+def check_manifest(manifest: Manifest, *, max_entries: int = MAX_ENTRIES, canonical: bool = False) -> None:
     """Raise ``InvalidRequest`` (code ``bad-manifest``) unless the manifest describes a tree that can be
-    made."""
+    made.
+
+    ``canonical``: and unless it is the one manifest that its content has, so that the same content is the
+    same snapshot whoever sends it. What is stored already is made without that.
+    """
     if len(manifest.entries) > max_entries:
         raise _bad(f"The manifest has {len(manifest.entries)} entries, more than the limit of {max_entries}.")
     kinds: dict[str, Entry] = {}
@@ -39,8 +54,12 @@ def check_manifest(manifest: Manifest, *, max_entries: int = MAX_ENTRIES) -> Non
         if entry.path in kinds:
             raise _bad(f"The path '{shown_path(entry.path)}' is there twice.")
         kinds[entry.path] = entry
-        if isinstance(entry, File) and sizes.setdefault(entry.digest, entry.size) != entry.size:
-            raise _bad(f"The digest of '{shown_path(entry.path)}' stands for two different sizes.")
+        if isinstance(entry, File):
+            if canonical and entry.chunks is msgspec.UNSET and chunk_count(entry.size):
+                raise _bad(f"The path '{shown_path(entry.path)}' is a large file without its chunks.")
+            for digest, _, size in ((entry.digest, 0, entry.size), *entry.blobs()):
+                if sizes.setdefault(digest, size) != size:
+                    raise _bad(f"A digest of '{shown_path(entry.path)}' stands for two different sizes.")
     _check_parents(kinds)
     links = {path: entry.target for path, entry in kinds.items() if isinstance(entry, Link)}
     for path in links:
@@ -62,6 +81,14 @@ def entry_problem(entry: Entry) -> str | None:
             return "has something else than a digest"
         if not 0 <= entry.size <= 2**53:
             return f"claims an impossible size ({size_text(entry.size)})"
+        if entry.chunks is not msgspec.UNSET:
+            due = chunk_count(entry.size)
+            if len(entry.chunks) != due:
+                return f"has {len(entry.chunks)} chunks where {entry.size} bytes have {due or 'none'}"
+            if not due:
+                return "has an empty list of chunks"
+            if not all(_DIGEST.fullmatch(chunk) for chunk in entry.chunks):
+                return "has a chunk that is no digest"
     if isinstance(entry, Link):
         return link_problem(entry.path, entry.target)
     return None

@@ -1,6 +1,7 @@
 """The server's side of a pack: bytes in, verified blobs out, with bounded memory whatever is sent.
 
-Nothing of a pack becomes visible before all of it has been verified. Payloads are stored as they came; they
+Nothing of a pack that is refused becomes visible. Of one that is cut off, what had arrived whole is kept, so
+that an upload goes on where it stopped. Payloads are stored as they came; they
 are decoded only to be counted and hashed, a buffer at a time, so a decompression bomb is noticed at the
 first byte over its declared size and never written out.
 """
@@ -52,6 +53,8 @@ class Unpacker:
         max_blobs: int = 4 * wire.PACK_BLOBS,
     ) -> None:
         self._batch: Batch = blobs.batch()
+        # One for all small blobs: to make one costs as much as to decode a few kilobytes.
+        self._decompressor: zstandard.ZstdDecompressor | None = None
         self._max_blob = max_blob_bytes
         self._max_pack = max_pack_bytes
         self._max_blobs = max_blobs
@@ -87,6 +90,22 @@ class Unpacker:
             raise
         finally:
             self._batch.abort()
+
+    def cut(self) -> tuple[StoredBlob, ...]:
+        """No more will come: the blobs that came whole, durable and visible. Nothing is kept of what has been
+        refused."""
+        if self._failed:
+            return ()
+        try:
+            self._batch.drop_open()
+            return self._batch.commit()
+        finally:
+            self.abort()
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """What has arrived whole so far, and becomes visible with ``close``."""
+        return self._batch.digests
 
     def abort(self) -> None:
         """Forget everything; no file remains. Always allowed."""
@@ -142,7 +161,11 @@ class Unpacker:
         self._decoded += decoded
         small = encoding != wire.ZSTD_PIECES and encoded <= SMALL_STORED and decoded <= SMALL_DECODED
         kind = RAW if encoding == wire.RAW else ZSTD
-        self._blob = _Incoming(self._batch, digest, kind, decoded, small=small)
+        if small and kind == ZSTD and self._decompressor is None:
+            self._decompressor = _decompressor()
+        self._blob = _Incoming(
+            self._batch, digest, kind, decoded, self._decompressor if small else None, small
+        )
         if encoding == wire.ZSTD_PIECES:
             self._expect(wire.LENGTH.size, self._piece)
         else:
@@ -197,12 +220,21 @@ class Unpacker:
 class _Incoming:
     """One blob on its way from the pack into the batch: stored as it comes, decoded to be verified."""
 
-    def __init__(self, batch: Batch, digest: bytes, encoding: int, size: int, *, small: bool) -> None:
+    def __init__(
+        self,
+        batch: Batch,
+        digest: bytes,
+        encoding: int,
+        size: int,
+        decompressor: zstandard.ZstdDecompressor | None,
+        small: bool,
+    ) -> None:
         self._batch = batch
         self._digest = digest
         self._encoding = encoding
         self._size = size
         self._collected: bytearray | None = bytearray() if small else None
+        self._decompressor = decompressor
         self._hasher = blake3.blake3()
         self._seen = 0
         self._writer: Writer | None = None
@@ -210,11 +242,8 @@ class _Incoming:
         if not small:
             self._writer = batch.writer(encoding, size)
             if encoding == ZSTD:
-                import zstandard
-
-                decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
                 # It hands each full buffer to ``_Counting``, which ends it at the first byte too many.
-                self._decoder = decompressor.stream_writer(
+                self._decoder = _decompressor().stream_writer(
                     cast("IO[bytes]", _Counting(self._decoded)), closefd=False
                 )
 
@@ -252,8 +281,8 @@ class _Incoming:
             # The frame's own header decides how much memory is taken, so it has to agree with the pack's.
             if zstandard.frame_content_size(encoded) not in (-1, self._size):
                 raise _bad("A blob declares two sizes")
-            decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
-            return decompressor.decompress(encoded, max_output_size=max(self._size, 1))
+            assert self._decompressor is not None
+            return self._decompressor.decompress(encoded, max_output_size=max(self._size, 1))
         except zstandard.ZstdError:
             raise _bad("A blob does not decode") from None
 
@@ -283,6 +312,12 @@ class _Counting:
     def write(self, data: bytes) -> int:
         self._take(data)
         return len(data)
+
+
+def _decompressor() -> zstandard.ZstdDecompressor:
+    import zstandard
+
+    return zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
 
 
 def _bad(reason: str) -> InvalidRequest:

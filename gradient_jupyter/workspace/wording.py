@@ -18,6 +18,16 @@ def size_text(size: int) -> str:
     return f"{size} B" if unit == "B" else f"{value:.1f} {unit}"
 
 
+def decimal(size: int) -> str:
+    """``size`` bytes in decimal units, as disks and people count: ``1.2 GB``."""
+    value = float(size)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 999.5 or unit == "TB":
+            break
+        value /= 1000
+    return f"{size} B" if unit == "B" else f"{value:,.1f} {unit}" if value < 9.95 else f"{value:,.0f} {unit}"
+
+
 def shown(name: bytes | str) -> str:
     """A file name as one printable line: bytes that are not UTF-8 and control characters are escaped."""
     raw = name if isinstance(name, bytes) else name.encode("utf-8", "surrogateescape")

@@ -7,6 +7,7 @@ import os
 import pty
 import signal
 import subprocess
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -139,12 +140,12 @@ def test_a_dry_run_shows_what_would_go_and_sends_nothing(gradient: Any, director
         (("run", "--projectId", "../../x", "true"), 1, "next:"),
         (("run", "--machineType", "A100x4", "true"), 1, "A100x4"),
         (("run", "--workspace", "nowhere", "true"), 1, "nowhere"),
-        (("run", "--workspace", "train.py", "true"), 1, "train.py"),
+        (("run", "--workspace", "/dev/null", "true"), 1, "neither a directory nor a regular file"),
         (("run", "--workspace", "/", "true"), 1, "whole system"),
         (("run", "--project", "a\nb", "true"), 1, "project"),
         (("run", "--name", "a\x1b[2Jb", "true"), 1, "name"),
         (("run", "--name", "x" * 201, "true"), 1, "name"),
-        (("run", "--dry-run", "--workspace", "none"), 2, "nothing is sent"),
+        (("run", "--dry-run", "--max-size", "lots"), 1, "which is no size"),
         (("run", "absent.py"), 1, "There is no absent.py"),
         (("run", "train.ipynb"), 1, "gradient run jupyter nbconvert --to notebook --execute train.ipynb"),
         (("jobs", "create"), 2, "Say what to run"),
@@ -161,6 +162,40 @@ def test_what_cannot_be_run_is_one_sentence(
     assert len(ended.err.splitlines()) <= 2
     assert says in ended.err
     assert "\x1b" not in ended.err
+
+
+def test_a_zip_a_file_or_nothing_is_sent_in_place_of_the_directory(gradient: Any, directory: Path) -> None:
+    with zipfile.ZipFile(directory / "code.zip", "w") as file:
+        file.writestr("pkg/main.py", "print('from the zip')")
+    zipped = gradient("run", "--workspace", "code.zip", "pkg/main.py")
+    assert (zipped.code, zipped.out) == (0, "from the zip\n")
+    for name in ("train.py", "./train.py", str(directory / "train.py")):
+        alone = gradient("run", "--workspace", name, name, "--alone")
+        assert (alone.code, alone.out) == (0, "epoch 1/1  loss 0.27 --alone\n")
+    listed = gradient("run", "--workspace", "train.py", "ls")
+    assert (listed.code, listed.out) == (0, "train.py\n")
+    assert gradient("run", "--workspace", "none", "ls").out == ""
+
+
+def test_a_dry_run_shows_what_each_kind_would_send(gradient: Any, directory: Path) -> None:
+    with zipfile.ZipFile(directory / "code.zip", "w") as file:
+        file.writestr("pkg/main.py", "x")
+    for name, shows in (
+        (".", "train.py"), ("code.zip", "pkg/main.py"), ("train.py", "train.py"), ("none", "0 files")
+    ):  # fmt: skip
+        ended = gradient("run", "--dry-run", "--workspace", name)
+        assert ended.code == 0, ended.err
+        assert shows in ended.err + ended.out
+        flight = gradient("run", "--dry-run", "--json", "--workspace", name).json
+        assert flight["count"] == (2 if name == "." else name != "none")
+
+
+def test_the_limit_names_the_largest_files_and_how_to_raise_it(gradient: Any, directory: Path) -> None:
+    (directory / "data.bin").write_bytes(os.urandom(5000))
+    ended = gradient("run", "train.py", GRADIENT_WORKSPACE_LIMIT="3KiB")
+    assert ended.code == 1
+    assert "data.bin (4.9 KiB)" in ended.err and "--max-size" in ended.err
+    assert gradient("run", "--max-size", "1MiB", "train.py", GRADIENT_WORKSPACE_LIMIT="3KiB").code == 0
 
 
 def test_a_name_that_is_not_utf8_is_named_with_what_to_do(gradient: Any, directory: Path) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from solo import SoloServer
 
 from gradient_jupyter.client import Client, Progress
+from gradient_jupyter.client.transport import Transport
 from gradient_jupyter.resources.errors import InvalidRequest, NotFound
 from gradient_jupyter.resources.job import State
 
@@ -63,6 +65,39 @@ def test_what_the_server_has_is_not_sent_again(client: Client, workspace: Path) 
     assert first.record.snapshot == again.record.snapshot
     assert (told[-1].stage, told[-1].files, told[-1].bytes) == ("sent", 0, 0)
     assert client.jobs.preflight(workspace).new_bytes == 0
+
+
+def test_what_the_server_has_is_one_request_and_what_it_lacks_is_sent(
+    client: Client, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An optimist's request that is refused makes no job: the same idempotency key is asked again (P1)."""
+    asked: list[str] = []
+    request = Transport.request
+
+    def listen(transport: Transport, method: str, path: str, *args: Any, **more: Any) -> Any:
+        asked.append(f"{method} {path}")
+        return request(transport, method, path, *args, **more)
+
+    monkeypatch.setattr(Transport, "request", listen)
+    (workspace / "train.py").unlink()
+    (workspace / "only-here").mkdir()  # no file is to be read: as in a directory that was read before
+    first = client.jobs.create(["ls"], workspace=workspace)
+    assert asked[0] == asked[-1] == "POST /jobs"
+    assert "POST /snapshots" in asked
+    assert "only-here" in "".join(line.text for line in first.logs(follow=True))
+    asked.clear()
+    again = client.jobs.create(["ls"], workspace=workspace)
+    assert asked == ["POST /jobs"]
+    assert again.record.number == first.record.number + 1
+
+
+def test_a_log_read_to_its_end_leaves_its_connection_for_the_next_request(
+    client: Client, workspace: Path
+) -> None:
+    for _ in range(3):
+        assert list(client.jobs.create(["echo", "x"], workspace=workspace).logs(follow=True))
+    assert client._transport._current is not None
+    assert client._transport._current[1].num_connections == 1
 
 
 def test_many_and_large_files_arrive(client: Client, workspace: Path) -> None:

@@ -6,18 +6,29 @@ import itertools
 
 import pytest
 
-from gradient_jupyter.control.plan import Conclude, Ensure, Erase, Note, Remove, Stop, plan
+from gradient_jupyter.control.plan import (
+    Conclude,
+    Ensure,
+    Erase,
+    Note,
+    Remove,
+    Requeue,
+    Retry,
+    Stop,
+    plan,
+)
 from gradient_jupyter.engines.base import Observation
 from gradient_jupyter.engines.base import Phase as Seen
-from gradient_jupyter.resources.job import PHASES, TRANSITIONS, Job, State, Target
+from gradient_jupyter.resources.job import PHASES, TRANSITIONS, Job, Phase, State, Target
 
 
-def job(state=State.RUNNING, phase=None, target=Target.RUN) -> Job:
+def job(state=State.RUNNING, phase=None, target=Target.RUN, retries=0, attempt=None) -> Job:
     return Job(
         id="j1", name="n", project_id="pr1", project="p", owner="user:u1", created_by="u1", number=1,
         command=("python", "x.py"), snapshot="a" * 64, machine_type="local", state=state,
         phase=phase or PHASES[state][0], target=target, created_us=1,
-        attempt=0 if state is State.PENDING else 1,
+        attempt=attempt if attempt is not None else int((state, phase) != (State.PENDING, Phase.QUEUED)),
+        retries=retries,
     )  # fmt: skip
 
 
@@ -29,7 +40,13 @@ def seen(phase, **fields) -> Observation:
     return Observation(key="k", phase=phase, spec_hash="h", **fields)
 
 
-ROWS = [job(state, phase, target) for state in State for phase in PHASES[state] for target in Target]
+ROWS = [
+    job(state, phase, target, retries)
+    for state in State
+    for phase in PHASES[state]
+    for target in Target
+    for retries in (0, 1)
+]
 OBSERVATIONS = [
     None,
     seen(Seen.PENDING),
@@ -42,6 +59,8 @@ OBSERVATIONS = [
     seen(Seen.FAILED, code="never-started", stopped=True),
     seen(Seen.FAILED, code="world"),
     seen(Seen.LOST),
+    seen(Seen.FAILED, exit_code=124, code="max-duration", started_us=5),
+    seen(Seen.FAILED, exit_code=127, code="command-not-found", started_us=5),
 ]
 
 
@@ -50,6 +69,13 @@ def test_every_step_is_a_transition_that_is_published(row, view):
     action = plan(row, view)
     if isinstance(action, Note | Conclude):
         assert action.state is row.state or action.state in TRANSITIONS[row.state]
+    if isinstance(action, Retry):
+        assert State.PENDING in TRANSITIONS[row.state]
+        assert row.retries and row.target is Target.RUN
+        # The next attempt may be placed at once, so of this one nothing may run.
+        assert view is None or view.phase.ended
+    if isinstance(action, Requeue):
+        assert (row.phase, view) == (Phase.RETRYING, None)
     if isinstance(action, Conclude):
         assert action.state.final
         assert action.reason is not None or action.state is State.STOPPED
@@ -109,3 +135,51 @@ def test_every_end_has_a_reason_a_person_can_act_on(view, state, code):
     assert isinstance(action, Conclude)
     assert (action.state, action.reason.code) == (state, code)
     assert action.reason.message and action.reason.next
+
+
+AGAIN = [
+    seen(Seen.FAILED, exit_code=1, code="exited", started_us=5),
+    seen(Seen.FAILED, exit_code=137, code="out-of-memory", started_us=5),
+    seen(Seen.LOST),
+    None,
+]
+NEVER_AGAIN = [
+    seen(Seen.SUCCEEDED),
+    seen(Seen.FAILED, exit_code=127, code="command-not-found", started_us=5),
+    seen(Seen.FAILED, exit_code=126, code="not-executable", started_us=5),
+    seen(Seen.FAILED, exit_code=124, code="max-duration", started_us=5),
+    seen(Seen.FAILED, code="world", started_us=5),
+]
+
+
+@pytest.mark.parametrize("view", AGAIN)
+def test_an_attempt_that_failed_or_was_lost_is_followed_by_as_many_as_were_asked_for(view):
+    for attempt in (1, 2, 3):
+        action = plan(job(State.RUNNING, Phase.RUNNING, retries=2, attempt=attempt), view)
+        assert isinstance(action, Retry if attempt < 3 else Conclude)
+
+
+@pytest.mark.parametrize("view", AGAIN)
+def test_without_retries_nothing_is_run_again(view):
+    """P4."""
+    assert isinstance(plan(job(State.RUNNING, Phase.RUNNING), view), Conclude)
+
+
+@pytest.mark.parametrize("view", NEVER_AGAIN)
+def test_what_would_end_the_same_way_is_not_run_again(view):
+    assert isinstance(plan(job(State.RUNNING, Phase.RUNNING, retries=9), view), Conclude)
+
+
+@pytest.mark.parametrize("view", AGAIN)
+def test_a_job_that_a_person_ends_is_not_run_again(view):
+    for target in (Target.CANCELLED, Target.DELETED):
+        assert isinstance(plan(job(State.RUNNING, Phase.RUNNING, target, retries=9), view), Conclude)
+
+
+def test_the_next_attempt_waits_until_the_engine_has_forgotten_the_one_before():
+    """P3: never two of one job at a time."""
+    retrying = job(State.PENDING, Phase.RETRYING, retries=1)
+    assert plan(retrying, seen(Seen.FAILED, exit_code=1, started_us=5)) == Remove()
+    assert plan(retrying, seen(Seen.RUNNING)) == Stop()
+    assert plan(retrying, None) == Requeue()
+    assert plan(job(State.PENDING, Phase.QUEUED, attempt=1, retries=1), None) is None

@@ -578,6 +578,44 @@ def test_a_later_stop_may_shorten_the_grace(bench: Bench) -> None:
     bench.run(scenario)
 
 
+def test_a_command_that_runs_longer_than_it_may_is_ended_with_its_tree(bench: Bench) -> None:
+    """The engine's side keeps to the limit by itself: nobody asks it to stop."""
+
+    async def scenario(engine: Engine) -> None:
+        script = 'trap "echo tidied; exit 0" TERM; sleep 600 & echo up; wait'
+        task = bench.task("sh", "-c", script, max_duration_s=0.5)
+        seen, chunks = await finish(engine, task)
+        assert (seen.phase, seen.exit_code, seen.code) == (Phase.FAILED, 124, "max-duration")
+        assert "0.5 s" in seen.message
+        assert not seen.stopped
+        assert text(chunks, Stream.STDOUT) == b"up\ntidied\n"
+
+    bench.run(scenario)
+
+
+def test_a_command_that_ends_within_its_limit_keeps_its_own_end(bench: Bench) -> None:
+    async def scenario(engine: Engine) -> None:
+        seen, _ = await finish(engine, bench.task("sh", "-c", "exit 3", max_duration_s=600))
+        assert (seen.phase, seen.exit_code, seen.code) == (Phase.FAILED, 3, "exited")
+
+    bench.run(scenario)
+
+
+def test_private_variables_reach_the_command_and_are_no_part_of_its_spec(bench: Bench) -> None:
+    """Boundary B3: a token is given to the command and written nowhere."""
+
+    async def scenario(engine: Engine) -> None:
+        script = 'echo "$TOKEN"'
+        task = bench.task("sh", "-c", script, private={"TOKEN": "first-secret"})
+        _, chunks = await finish(engine, task)
+        assert text(chunks, Stream.STDOUT) == b"first-secret\n"
+        await engine.ensure(msgspec.structs.replace(task, private={"TOKEN": "another"}))
+        written = [path for path in bench.root.rglob("*") if path.is_file() and path.name != "log"]
+        assert not [path for path in written if b"first-secret" in path.read_bytes()]
+
+    bench.run(scenario)
+
+
 def test_children_left_behind_neither_delay_the_end_nor_live_on(bench: Bench) -> None:
     program = (
         BEAT

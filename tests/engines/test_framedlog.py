@@ -257,23 +257,71 @@ def test_arguments_out_of_range_are_refused(path: Path) -> None:
         assert reader.read(5) == []
 
 
-def test_a_log_that_is_made_while_it_is_opened_is_no_damage(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_parked_reader_holds_no_descriptor_and_goes_on_where_it_was(path: Path) -> None:
+    write(path, [Written(1, b"x" * 1000, n) for n in range(300)])
+    before = len(os.listdir("/proc/self/fd"))
+    reader, data, offset = Reader(path), b"", 0
+    while chunks := reader.read(offset, 5000):
+        reader.park()
+        assert len(os.listdir("/proc/self/fd")) == before
+        data += b"".join(chunk.data for chunk in chunks)
+        offset = len(data)
+    assert data == b"x" * 300_000
+    with Writer(path) as writer:
+        writer.append(2, b"more", 1)
+    reader.park()
+    assert [chunk.data for chunk in reader.read(offset)] == [b"more"]
+    assert b"".join(chunk.data for chunk in reader.read(150_500, 700)) == b"x" * 700
+    reader.close()
+
+
+def test_a_parked_reader_that_finds_another_log_says_so(path: Path) -> None:
+    """P13."""
+    write(path, [Written(1, b"first", 1)])
+    reader = Reader(path)
+    assert reader.read(0)
+    reader.park()
+    path.unlink()
+    write(path, [Written(1, b"other bytes", 1)])
+    with pytest.raises(DamagedLog, match="another log"):
+        reader.read(5)
+    reader.close()
+
+
+@given(frames, st.integers(1, 200_000), st.data())
+def test_whole_frames_are_read_once_whatever_the_limit(written: list[Written], limit: int, data) -> None:
+    """Only a frame that is longer than the limit is cut, and at most twice the limit is returned."""
+    with Place() as path:
+        write(path, written)
+        whole = b"".join(one.data for one in written)
+        ends = {0}
+        for one in written:
+            ends.add(max(ends) + len(one.data))
+        offset = data.draw(st.integers(0, len(whole)))
+        with Reader(path) as reader:
+            while chunks := reader.read(offset, limit, whole=True):
+                got = b"".join(chunk.data for chunk in chunks)
+                assert got == whole[offset : offset + len(got)]
+                assert len(got) < 2 * limit or len(got) == limit == 1
+                offset += len(got)
+                assert offset in ends or len(chunks[-1].data) <= limit
+        assert offset == len(whole)
+
+
+def test_a_header_that_is_written_while_we_look_is_no_damage(
+    path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fault: the first frame is written between a reader's look at the header and its look behind it. P7."""
-    path = tmp_path / "log"
+    """A follower opens the log in the moment in which the supervisor begins it (P7: a line is not hidden)."""
     path.touch()
-    looked: list[int] = []
-    pread = os.pread
+    real = os.pread
 
-    def look_then_write(fd: int, size: int, offset: int) -> bytes:
-        data = pread(fd, size, offset)
-        looked.append(offset)
-        if len(looked) == 1:
-            with framedlog.Writer(path) as writer:
-                writer.append(1, b"first\n", 1)
-        return data
+    def pread(fd: int, size: int, position: int) -> bytes:
+        seen = real(fd, size, position)
+        if not path.stat().st_size:
+            monkeypatch.setattr(os, "pread", real)
+            write(path, [Written(1, b"hi\n", 5)])  # right behind the read that saw nothing
+        return seen
 
-    monkeypatch.setattr(os, "pread", look_then_write)
-    with framedlog.Reader(path) as reader:
-        assert b"".join(chunk.data for chunk in reader.read(0)) == b"first\n"
+    monkeypatch.setattr(os, "pread", pread)
+    with Reader(path) as reader:
+        assert reader.read(0) == [Chunk(0, 5, 1, b"hi\n")]

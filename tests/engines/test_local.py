@@ -20,7 +20,7 @@ import msgspec
 import pytest
 
 from gradient_jupyter.engines.base import Phase, Rejected, Resources, Stream, Task, Unreachable
-from gradient_jupyter.engines.local import LocalEngine, attempt, command, private, process, world
+from gradient_jupyter.engines.local import LocalEngine, attempt, command, forkserver, private, process, world
 from gradient_jupyter.resources.job import HostEnvironment
 
 Scenario = Callable[[LocalEngine], Awaitable[None]]
@@ -407,7 +407,8 @@ def test_a_supervisor_killed_between_its_mark_and_its_start_starts_nothing_later
         assert (seen_now.phase, seen_now.started_us) == (Phase.LOST, 5)
         # Nor does a supervisor that is started although there is a mark.
         one.unpack(bench.materialise, "s", task.directory)
-        one.spawn(world.Worlds(None, "").make(task, 1, one.mark()), task.directory / "log")
+        with forkserver.Supervisor.make() as another:
+            one.spawn(world.Worlds(None, "").make(task, 1, one.mark()), task.directory / "log", another)
         assert (await seen(engine, task)).phase is Phase.LOST
         assert not (bench.root / "ran").exists()
 
@@ -451,8 +452,10 @@ def test_half_a_job_on_its_standard_input_starts_nothing(bench: Bench) -> None:
         one = attempt.Attempt(bench.root / "engine", task.key)
         one.create("test", task.spec_hash(), task.directory)
         program = Path(attempt.__file__).with_name("supervisor.py")
-        done = subprocess.Popen([sys.executable, "-I", program, one.path], stdin=subprocess.PIPE)
-        done.communicate(b'{"key": "test-job-1-1-0", "command": ["touch"')
+        argv = [sys.executable, "-I", program, "run", "1"]
+        done = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        said, _ = done.communicate(f'{{"directory": "{one.path}", "key": "test-job-1-1-0", "comm'.encode())
+        assert b"taken" not in said
         await output(engine, task)
         assert (await seen(engine, task)).exit_code == 0
         assert (bench.root / "ran").exists()
@@ -698,6 +701,7 @@ def test_a_tree_is_deleted_whatever_its_permissions(tmp_path: Path) -> None:
 def test_nothing_is_left_open(bench: Bench) -> None:
     async def scenario(engine: LocalEngine) -> None:
         def descriptors() -> int:
+            engine.fork_server.make(30)  # its socket is one
             return len(os.listdir("/proc/self/fd"))
 
         await output(engine, bench.task("true"))

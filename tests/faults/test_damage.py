@@ -12,6 +12,7 @@ import zipfile
 
 import blake3
 import pytest
+import urllib3
 from solo import PATIENCE_S
 
 from gradient_jupyter.resources.snapshot import File
@@ -90,7 +91,7 @@ def test_a_job_whose_files_are_damaged_ends_and_says_so(own_solo):
     own_solo.start()
     data = b"print('hello')\n" * 999
     file = File(path="a.py", size=len(data), digest=blake3.blake3(data).hexdigest())
-    for one in pack([file], lambda _: io.BytesIO(data)):
+    for one in pack([file], lambda _, offset: io.BytesIO(data)):
         assert own_solo.request("POST", "/blobs", body=b"".join(one)).status == 201
     entry = {"kind": "file", "path": file.path, "size": file.size, "digest": file.digest}
     snapshot = own_solo.request("POST", "/snapshots", json_body={"entries": [entry]}).json()["id"]
@@ -145,3 +146,109 @@ def test_a_submit_whose_sender_hangs_up_runs_all_the_same(solo):
             if not names:
                 return
     raise AssertionError(f"never ended: {names}")
+
+
+def test_an_artifact_that_has_changed_since_it_was_collected_is_named_and_not_served(own_solo):
+    """Fault: bytes, size or time of a collected file change at rest. P13, P5: it says so, in a download, in a
+    range and in the archive, and never serves other bytes under the old digest."""
+    own_solo.start()
+    job = own_solo.job(
+        sys.executable, "-c", ARTIFACTS + "for n in 'abcd': open(f'{artifacts}/{n}', 'w').write(n * 5000)"
+    )
+    own_solo.finished(job["id"])
+    path = f"/jobs/{job['id']}/artifacts"
+    place = own_solo.data / "jobs" / str(job["id"]) / "1" / "artifacts"
+    place.chmod(0o700)
+    times = {name: (place / name).stat() for name in "abcd"}
+    for name in "bcd":
+        (place / name).chmod(0o600)
+    (place / "b").write_text("x" * 5000)  # its time changes
+    (place / "c").write_text("x" * 5000)
+    os.utime(place / "c", ns=(times["c"].st_atime_ns, times["c"].st_mtime_ns))  # as damage at rest does
+    (place / "d").unlink()
+    assert own_solo.request("GET", path + "/a").data == b"a" * 5000
+    for name in "bcd":
+        answer = own_solo.request("GET", f"{path}/{name}")
+        assert (answer.status, answer.json()["error"]["code"]) == (500, "artifact-damaged")
+        assert repr(name) in answer.json()["error"]["message"] and answer.json()["error"]["next"]
+    assert own_solo.request("GET", path + "/b", headers={"Range": "bytes=1-2"}).status == 500
+    answer = own_solo.request("GET", path + ".zip")
+    assert (answer.status, answer.json()["error"]["code"]) == (500, "artifact-damaged")
+    for name in "bd":
+        assert own_solo.request("DELETE", f"{path}/{name}").status == 204
+    # Of the one whose size and time are right the archive learns at its end: then it is cut off.
+    with pytest.raises(urllib3.exceptions.HTTPError):
+        own_solo.request("GET", path + ".zip")
+    diagnosis = own_solo.request("GET", "/admin/doctor").json()
+    (told,) = [check["message"] for check in diagnosis["checks"] if check["level"] == "fail"]
+    assert f"{job['id']} 'c'" in told
+
+
+def test_a_collection_that_takes_long_says_how_far_it_is_and_can_be_given_up(own_solo):
+    """Fault: a file of half a terabyte, all holes. The job says what it does; a stop ends the collecting, not
+    the truth of how the command ended; a delete removes it. P6, P11. Both heal within a piece of the work."""
+    own_solo.options = (
+        *own_solo.options,
+        "--GradientServer.machine_types={'small': {'cpus': 0.01, 'memory_bytes': 1048576}}",
+        "--GradientServer.default_machine_type=small",
+    )
+    own_solo.start()
+    script = ARTIFACTS + (
+        "open(artifacts + '/a', 'w').write('here'); open(artifacts + '/holes', 'w').truncate(1 << 39)"
+    )
+    kept, deleted = (own_solo.job(sys.executable, "-c", script) for _ in range(2))
+    for job in (kept, deleted):
+        for _, _, data in own_solo.events(f"/jobs/{job['id']}/logs?follow=true"):
+            reason = data.get("reason") if isinstance(data, dict) else None
+            if reason and reason["code"] == "collecting":
+                break
+        assert "1 files, 4 B so far" in reason["message"] and f"stop {job['id']}" in reason["next"]
+    # Nobody waits for it, not even others who finish meanwhile.
+    assert own_solo.finished(own_solo.job("true")["id"])["state"] == "Stopped"
+    own_solo.request("POST", f"/jobs/{kept['id']}/stop")
+    final = own_solo.finished(kept["id"])
+    assert (final["state"], final["exit_code"]) == ("Stopped", 0)
+    assert "stopped by a person" in final["warnings"][0]
+    (item,) = own_solo.request("GET", f"/jobs/{kept['id']}/artifacts").json()["items"]
+    assert (item["path"], item["digest"]) == ("a", blake3.blake3(b"here").hexdigest())
+    own_solo.request("DELETE", f"/jobs/{deleted['id']}")
+    install = own_solo.request("GET", "/server").json()["install"]
+    for _, _, event in own_solo.events("/events", headers={"Last-Event-ID": f"{install}-0"}):
+        if event["id"] == deleted["id"] and event["action"] == "deleted":
+            break
+    assert not (own_solo.data / "jobs" / str(deleted["id"])).exists()
+
+
+@pytest.mark.slow
+def test_a_server_killed_while_it_collects_collects_anew_and_once(own_solo):
+    """Fault: SIGKILL during a long collection. P2, P9: the next server begins it anew, and nothing is there
+    twice."""
+    own_solo.options = (*own_solo.options, "--GradientServer.max_artifact_bytes=1000000000000")
+    own_solo.start()
+    script = ARTIFACTS + (
+        "[open(f'{artifacts}/{n:05}', 'w').write(str(n)) for n in range(4500)]\n"
+        "open(artifacts + '/holes', 'w').truncate(1 << 39)"
+    )
+    job = own_solo.job(sys.executable, "-c", script)
+    for _, _, data in own_solo.events(f"/jobs/{job['id']}/logs?follow=true"):
+        reason = data.get("reason") if isinstance(data, dict) else None
+        if reason and reason["code"] == "collecting" and "4,500 files" in reason["message"]:
+            break
+    assert own_solo.request("GET", f"/jobs/{job['id']}/artifacts?limit=1").json()["items"][0]["digest"] == ""
+    own_solo.kill()
+    own_solo.start()
+    told = 0  # the first that is told is what the server before has said
+    for _, _, data in own_solo.events(f"/jobs/{job['id']}/logs?follow=true"):
+        reason = data.get("reason") if isinstance(data, dict) else None
+        if reason and reason["code"] == "collecting":
+            told += 1
+            if told > 1 and "4,500 files" in reason["message"]:
+                break
+    own_solo.request("POST", f"/jobs/{job['id']}/stop")
+    assert own_solo.finished(job["id"])["state"] == "Stopped"
+    paths, cursor = [], "0"
+    while cursor is not None:
+        page = own_solo.request("GET", f"/jobs/{job['id']}/artifacts?limit=1000&cursor={cursor}").json()
+        paths += [item["path"] for item in page["items"]]
+        cursor = page["next"]
+    assert paths == [f"{n:05}" for n in range(4500)]

@@ -51,6 +51,22 @@ def test_a_wrong_configuration_is_said_so(own_solo, machine_types):
     assert "machine_types is wrong" in refused.stderr and "Traceback" not in refused.stderr
 
 
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("outbound_allow=['10.1.2.3/8']", "10.1.2.3/8"),
+        ("outbound_allow=['ftp://git.test']", "ftp://git.test"),
+        ("outbound_ca_file=/no/such/file.pem", "/no/such/file.pem"),
+        ("outbound_ca_file=relative.pem", "absolute"),
+        (f"outbound_ca_file={__file__}", "outbound_ca_file is wrong"),
+    ],
+)
+def test_a_wrong_way_out_is_said_before_the_server_starts(own_solo, option, says):
+    refused = run_server(own_solo, f"--GradientServer.{option}")
+    assert refused.returncode == 4
+    assert says in refused.stderr and "Traceback" not in refused.stderr
+
+
 def test_configuration_is_read_from_the_users_file(own_solo):
     config = own_solo.root / "config" / "gradient_jupyter"
     config.mkdir(parents=True)

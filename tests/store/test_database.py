@@ -5,6 +5,7 @@ import asyncio
 import pytest
 from sqlalchemy import Connection, inspect, text
 
+from gradient_jupyter.resources.errors import NoSpace, ReadOnly, ServerError
 from gradient_jupyter.resources.event import Action
 from gradient_jupyter.resources.job import Job, Phase, State, Target
 from gradient_jupyter.store import events, jobs, projects, schema, tables
@@ -77,6 +78,22 @@ def test_a_failing_write_undoes_itself_and_not_its_neighbours(path):
     assert isinstance(results[1], LookupError) and "UNIQUE" in str(results[2])
 
 
+def test_a_failing_write_that_is_alone_undoes_itself(path):
+    """It has no savepoint of its own, so the transaction goes with it (P1: nothing half-stored)."""
+
+    def half(connection: Connection) -> None:
+        insert("a", "1")(connection)
+        raise ValueError("on purpose")
+
+    async def work(database):
+        with pytest.raises(ValueError, match="on purpose"):
+            await database.write(half)
+        await database.write(insert("b", "2"))
+        return await database.read(read_facts)
+
+    assert run(path, work) == {"b": "2"}
+
+
 def test_many_writes_share_commits(path):
     batches = []
 
@@ -138,7 +155,7 @@ def test_events_are_published_after_their_commit_in_order_and_only_if_it_happene
         return await database.read(lambda connection: events.after(connection, ["user:u1"], 0, 10))
 
     stored = run(path, work, published.extend)
-    assert [event.seq for event in stored] == [event.seq for event in published]
+    assert [event.seq for event in stored] == [change.event.seq for change in published]
     assert [event.action for event in stored] == [Action.CREATED, Action.CREATED]
     assert [b'"a"' in bytes(event.resource) for event in stored] == [True, False]
 
@@ -214,3 +231,129 @@ def test_an_illegal_transition_is_refused_by_the_store(path):
         assert jobs.change(connection, ended, target=Target.DELETED).target is Target.DELETED
 
     run(path, lambda database: database.write(work))
+
+
+def limit_pages(connection: Connection) -> None:
+    pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+    connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
+
+
+def unlimit_pages(connection: Connection) -> None:
+    connection.exec_driver_sql("PRAGMA max_page_count=1000000")
+
+
+def test_a_full_database_refuses_and_keeps_nothing_of_what_it_refused(path):
+    """Fault: the database cannot grow (SQLITE_FULL) in the middle of a group. P1, P12: what was answered with
+    no-space is not stored, also where SQLite undid the whole transaction; it heals as soon as it may grow."""
+
+    async def work(database):
+        await database.write(insert("before", "1"))
+        await database.write(limit_pages)
+        results = await asyncio.gather(
+            database.write(insert("a", "x")),
+            database.write(insert("large", "x" * 200_000)),
+            database.write(insert("b", "x")),
+            database.write(insert("c", "x")),
+            return_exceptions=True,
+        )
+        # The space of its log was given back: a full disk can use it.
+        assert path.with_name(f"{path.name}-wal").stat().st_size == 0
+        during = await database.read(read_facts)
+        await database.write(unlimit_pages)
+        await database.write(insert("after", "1"))
+        return results, during, await database.read(read_facts)
+
+    results, during, healed = run(path, work)
+    assert isinstance(results[1], NoSpace) and results[1].next
+    for name, result in zip(("a", "large", "b", "c"), results, strict=True):
+        assert (name in during) == (result is None), (name, result)
+    assert healed == {**during, "after": "1"} and "before" in during
+
+
+def damage(path, page=4096):
+    """Overwrites every page but the first, which holds the list of tables."""
+    data = bytearray(path.read_bytes())
+    for at in range(page, len(data), page):
+        data[at : at + 16] = b"\xff" * 16
+    path.write_bytes(data)
+    return bytes(data)
+
+
+def test_a_damaged_database_is_named_and_left_as_it_is(path):
+    """Fault: its pages are overwritten. P13: found at the start, before anything is written."""
+    install = schema.prepare(path)
+    data = bytearray(path.read_bytes())
+    # The last page is one of an index: all facts can still be read.
+    data[-4096:-4080] = b"\xff" * 16
+    path.write_bytes(data)
+    with pytest.raises(schema.Damaged) as found:
+        schema.prepare(path)
+    assert found.value.install == install and str(found.value)
+    assert path.read_bytes() == bytes(data)
+
+
+def test_a_database_damaged_beyond_its_facts_is_refused_and_left_as_it_is(path):
+    """Fault: every page but the first is overwritten. P13."""
+    data = damage(path)
+    with pytest.raises(schema.SchemaRefused, match="cannot be read"):
+        schema.prepare(path)
+    assert path.read_bytes() == data
+
+
+def test_damage_that_shows_while_it_is_used_ends_all_writing(path):
+    """Fault: pages are overwritten under a running database. P13: named to the reader who meets it, and from
+    then on every write is refused with the file's name and the way out."""
+
+    async def work(database):
+        # Nothing of it may stand in the log, which would be read in its place.
+        damage(path)
+        with pytest.raises(ServerError) as met:
+            await database.read(read_facts)
+        with pytest.raises(ReadOnly) as refused:
+            await database.write(insert("more", "1"))
+        return met.value, refused.value
+
+    met, refused = run(path, work)
+    assert met.code == "database-damaged" and str(path) in met.message
+    assert refused.code == "read-only" and str(path) in refused.next
+
+
+def test_a_read_only_database_is_read_and_not_written(path):
+    async def fill(database):
+        await database.write(insert("kept", "1"))
+
+    run(path, fill)
+    before = path.read_bytes()
+
+    async def work():
+        database = Database(path, read_only="because")
+        database.start()
+        try:
+            with pytest.raises(ReadOnly, match="because"):
+                await database.write(insert("more", "1"))
+            return await database.read(read_facts)
+        finally:
+            database.close()
+
+    assert asyncio.run(work()) == {"kept": "1"}
+    assert path.read_bytes() == before
+
+
+def test_a_database_that_cannot_be_opened_answers_and_is_opened_again(tmp_path, path):
+    """Fault: no descriptor or no space when the writer opens its file. Nobody waits for ever; the next write
+    is stored."""
+
+    async def work(database):
+        hidden = tmp_path / "hidden"
+        path.rename(hidden)
+        path.mkdir()
+        try:
+            with pytest.raises(ServerError, match="refuses to work"):
+                await database.write(insert("lost", "1"))
+        finally:
+            path.rmdir()
+            hidden.rename(path)
+        await database.write(insert("kept", "1"))
+        return await database.read(read_facts)
+
+    assert run(path, work) == {"kept": "1"}

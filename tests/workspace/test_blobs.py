@@ -163,7 +163,7 @@ def test_leftovers_of_a_crash_go_at_the_next_start_whatever_the_clock_says(tmp_p
     leftover.parent.mkdir()
     leftover.write_text("x")
     os.utime(leftover, (2**32, 2**32))
-    BlobStore(tmp_path)
+    BlobStore(tmp_path, alone=True)
     assert not leftover.exists()
 
 

@@ -62,62 +62,84 @@ paths = st.lists(
 )
 
 
-def left_out(path: str, ignore_files: dict[str, str], *, defaults: bool = False) -> bool:
+def left_out(
+    path: str, ignore_files: dict[str, str], *, defaults: bool = False, directory: bool = False
+) -> bool:
     """What our walk does with ``path``: down from the root, and not into what is left out."""
     ignore = Ignore(defaults=defaults)
     parts = path.split("/")
     for depth in range(len(parts)):
-        directory = "/".join(parts[:depth])
+        above = "/".join(parts[:depth])
         texts = {}
         for key, name in (("gitignore", ".gitignore"), ("gradientignore", ".gradientignore")):
-            text = ignore_files.get(f"{directory}/{name}" if directory else name)
+            text = ignore_files.get(f"{above}/{name}" if above else name)
             texts[key] = None if text is None else text.encode()
-        ignore = ignore.enter(directory.encode(), **texts)
+        ignore = ignore.enter(above.encode(), **texts)
         here = "/".join(parts[: depth + 1]).encode()
-        if ignore.verdict(here, is_directory=depth < len(parts) - 1).left_out:
+        if ignore.verdict(here, is_directory=directory or depth < len(parts) - 1).left_out:
             return True
     return False
 
 
+def git_ignores(
+    root: Path, files: set[str], ignore_files: dict[str, str], asked: set[str], config: str = ""
+) -> set[str]:
+    """Which of ``asked`` git leaves out of a work tree at ``root`` that holds ``files``. No configuration of
+    this machine reaches it."""
+    environment = {"PATH": os.environ["PATH"], "GIT_CONFIG_NOSYSTEM": "1", "HOME": str(root)}
+    for git_directory in ("refs", "objects"):
+        (root / ".git" / git_directory).mkdir(parents=True)
+    (root / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
+    (root / ".git" / "config").write_text(config)
+    for path in files:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
+    for path, text in ignore_files.items():
+        (root / path).write_bytes(text.encode())
+    said = subprocess.run(
+        ["git", "check-ignore", "--no-index", "-z", "--stdin"],
+        cwd=root, env=environment, input="\0".join(asked).encode(), stdout=subprocess.PIPE, check=False,
+    )  # fmt: skip
+    assert said.returncode in (0, 1)
+    return {path.decode() for path in said.stdout.split(b"\0") if path}
+
+
 @needs_git
-@settings(deadline=None, max_examples=120, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(
     paths=paths,
-    top=st.lists(patterns, min_size=1, max_size=4),
-    nested=st.lists(patterns, max_size=3),
+    top=st.lists(patterns, max_size=4),
+    nested=st.lists(st.tuples(st.integers(0, 20), st.lists(patterns, min_size=1, max_size=3)), max_size=3),
 )
 @example(paths=["ab", "a/b", "ab/b", "b", "a/a/b"], top=["a**/b"], nested=[])
-@example(paths=["ab", "a/b", "a/ab/b", "b/a"], top=["**\\/b"], nested=["!**"])
+@example(paths=["ab", "a/b", "a/ab/b", "b/a"], top=["**\\/b"], nested=[(0, ["!**"])])
+@example(paths=["a/b/ab", "a/ab"], top=["*"], nested=[(0, ["!b/"]), (1, ["!ab"])])
+@example(paths=["c /a", "a.c", "b/c "], top=["c\\ ", "a.c  ", "!b/"], nested=[])
 def test_a_gitignore_means_what_git_says_it_means(
-    paths: list[str], top: list[str], nested: list[str]
+    paths: list[str], top: list[str], nested: list[tuple[int, list[str]]]
 ) -> None:
+    """Files and directories, rules at the top and in any directory below, also in one that is left out."""
     files = {path for path in paths if not any(other.startswith(path + "/") for other in paths)}
+    directories = sorted(
+        {"/".join(path.split("/")[:depth]) for path in files for depth in range(1, path.count("/") + 1)}
+    )
     ignore_files = {".gitignore": "\n".join(top)}
-    directories = sorted({path.rpartition("/")[0] for path in files if "/" in path})
-    if nested and directories:
-        ignore_files[directories[0] + "/.gitignore"] = "\n".join(nested)
+    for place, lines in nested:
+        if directories:
+            ignore_files[directories[place % len(directories)] + "/.gitignore"] = "\n".join(lines)
     with tempfile.TemporaryDirectory() as name:
-        root = Path(name)
-        environment = {"PATH": os.environ["PATH"], "GIT_CONFIG_NOSYSTEM": "1", "HOME": name}
-        for git_directory in ("refs", "objects"):
-            (root / ".git" / git_directory).mkdir(parents=True)
-        (root / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
-        for path in files:
-            (root / path).parent.mkdir(parents=True, exist_ok=True)
-            (root / path).touch()
-        for path, text in ignore_files.items():
-            (root / path).write_bytes(text.encode())
-        said = subprocess.run(
-            ["git", "check-ignore", "--no-index", "-z", "--stdin"],
-            cwd=root,
-            env=environment,
-            input="\0".join(files).encode(),
-            stdout=subprocess.PIPE,
-            check=False,
-        )
-    assert said.returncode in (0, 1)
-    theirs = {path.decode() for path in said.stdout.split(b"\0") if path}
-    assert {path for path in files if left_out(path, ignore_files)} == theirs
+        theirs = git_ignores(Path(name), files, ignore_files, files | set(directories))
+    ours = {path for path in files if left_out(path, ignore_files)}
+    ours |= {path for path in directories if left_out(path, ignore_files, directory=True)}
+    assert ours == theirs
+
+
+@needs_git
+def test_case_counts_also_where_git_was_told_that_it_does_not(tmp_path: Path) -> None:
+    """``core.ignorecase`` describes a file system; ours, on which jobs run, tells names apart by case."""
+    rules = {".gitignore": "data.bin\n"}
+    assert git_ignores(tmp_path, {"DATA.bin"}, rules, {"DATA.bin"}, "[core]\nignorecase = true\n")
+    assert not left_out("DATA.bin", rules)
 
 
 def test_the_last_match_wins_across_the_three_kinds() -> None:

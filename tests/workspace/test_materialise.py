@@ -226,7 +226,7 @@ def test_leftovers_of_a_crash_are_removed_and_work_in_progress_is_not(
     seen: list[list[str]] = []
 
     class Watched(BlobStore):
-        def copy_to(self, digest: str, fd: int) -> int:
+        def copy_to(self, digest: str, fd: int, *hashers: object) -> int:
             # While this tree is in the making, another one of the same name is made.
             if not seen:
                 seen.append(sorted(os.listdir(tmp_path)))

@@ -8,14 +8,13 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from gradient_jupyter.resources.errors import WorkspaceError
-from gradient_jupyter.resources.snapshot import Directory, File, Link
+from gradient_jupyter.resources.snapshot import WHOLE_BYTES, Directory, File, Link
 from gradient_jupyter.workspace.ignore import Rule
 from gradient_jupyter.workspace.leftout import Tally
 from gradient_jupyter.workspace.scan import Scan, scan
@@ -138,6 +137,30 @@ def test_special_files_are_left_out_and_named(make: Make) -> None:
     assert "pipe" in result.warnings[0] and "s" in result.warnings[0]
 
 
+def test_hard_links_are_sent_as_files_of_their_own_and_named(make: Make, tmp_path: Path) -> None:
+    root = make({"a": "content", "plain": "x"})
+    os.link(root / "a", root / "b")
+    (tmp_path / "outside").write_text("elsewhere")
+    os.link(tmp_path / "outside", root / "c")
+    result = scan(root)
+    assert paths(result) == ["a", "b", "c", "plain"]
+    (warning,) = result.warnings
+    assert warning.startswith("Hard links are sent as files of their own")
+    assert warning.endswith(": a, b, c.")
+
+
+def test_a_device_is_left_out_and_named(make: Make) -> None:
+    root = make({"a": ""})
+    try:
+        os.mknod(root / "null", 0o20600, os.makedev(1, 3))
+    except PermissionError:
+        # Only root can make one. A directory that holds some is there for everybody.
+        result = scan(Path("/dev"), limit_bytes=None)
+        assert any("null" in warning or "no regular files" in warning for warning in result.warnings)
+        return
+    assert "null" in scan(root).warnings[0]
+
+
 def test_a_name_that_is_not_utf8_is_shown_escaped_and_can_be_ignored(make: Make) -> None:
     root = make({"a": ""})
     with open(os.fsencode(root) + b"/caf\xe9", "wb"):
@@ -167,6 +190,44 @@ def test_roots_that_are_no_workspace_are_refused(make: Make, monkeypatch: pytest
     link = root.parent / "way"
     link.symlink_to(root)
     assert "home directory" in str(refusal(link))
+
+
+IN_OTHER_CLOTHES = """
+import os, pathlib, subprocess, sys
+from gradient_jupyter.resources.errors import WorkspaceError
+from gradient_jupyter.workspace.scan import scan
+home, here = pathlib.Path(os.environ["HOME"]), pathlib.Path(sys.argv[1])
+def refused(path):
+    try:
+        return [entry.path for entry in scan(path).manifest.entries]
+    except WorkspaceError as error:
+        return error.code
+def mount(source, target):
+    target.mkdir(parents=True)
+    subprocess.run(["mount", "--rbind", source, target], check=True)
+mount(home, here / "home-again")
+mount("/", here / "root-again")
+mount(home, here / "work" / "inside")
+(here / "work" / "a").touch()
+print(refused(here / "home-again"), refused(here / "root-again"), refused(here / "work"))
+(here / "work" / ".gradientignore").write_text("inside\\n")
+print(refused(here / "work"))
+"""
+
+
+def test_the_home_directory_is_known_under_any_mount(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", sys.executable, "-c", IN_OTHER_CLOTHES, tmp_path],
+        capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False,
+        env={**os.environ, "HOME": str(tmp_path / "home")},
+    )  # fmt: skip
+    if done.returncode and "CI" not in os.environ:
+        pytest.skip(f"no user namespace to mount in: {done.stderr}")
+    assert done.stdout.splitlines() == [
+        "workspace-refused workspace-refused workspace-refused",
+        "['.gradientignore', 'a']",
+    ], done.stderr
 
 
 def test_too_much_names_the_largest_files_and_the_rule_for_them(make: Make) -> None:
@@ -227,24 +288,119 @@ def test_what_cannot_be_read_is_named(name: str) -> None:
         shutil.rmtree(root)
 
 
-def test_a_file_that_never_rests_is_named(make: Make) -> None:
-    root = make({"busy": b"x" * (8 << 20)})
-    stop = threading.Event()
+Edit = Callable[[Path], None]
 
-    def write() -> None:
-        with open(root / "busy", "r+b", buffering=0) as file:
-            while not stop.is_set():
-                file.seek(0)
-                file.write(b"y")
 
-    writer = threading.Thread(target=write)
-    writer.start()
-    try:
-        error = refusal(root)
-    finally:
-        stop.set()
-        writer.join()
-    assert "'busy' changes while it is being read" in error.message
+@pytest.fixture
+def while_read(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, Edit, int], list[int]]:
+    """Does ``edit`` between the system's answer to a read of ``path`` and ours, ``times`` times."""
+
+    def arrange(path: Path, edit: Edit, times: int) -> list[int]:
+        status = path.stat()
+        os.utime(path, ns=(0, 10**18))  # so old that every edit moves its times, whatever the clock's tick
+        done: list[int] = []
+        for name in ("read", "readv"):
+            real = getattr(os, name)
+
+            def reading(fd: int, *rest: object, real: Callable[..., object] = real) -> object:
+                answer = real(fd, *rest)
+                if len(done) < times and os.fstat(fd).st_ino in (status.st_ino, path.stat().st_ino):
+                    done.append(fd)
+                    edit(path)
+                return answer
+
+            monkeypatch.setattr(os, name, reading)
+        return done
+
+    return arrange
+
+
+def grow(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"more")
+
+
+def shrink(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def rewrite(path: Path) -> None:
+    """The same size, other bytes."""
+    with path.open("r+b") as file:
+        file.write(b"other")
+
+
+def replace(path: Path) -> None:
+    path.with_name("new").write_bytes(b"another file, of another length")
+    path.with_name("new").rename(path)
+
+
+EDITS = [grow, shrink, rewrite]
+SIZES = [100, 3 << 20, WHOLE_BYTES + 1]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("edit", EDITS)
+def test_a_file_that_never_rests_is_named(
+    make: Make, while_read: Callable[..., list[int]], edit: Edit, size: int
+) -> None:
+    root = make({"dir/busy": b"x" * size})
+    done = while_read(root / "dir/busy", edit, 1000)
+    error = refusal(root)
+    assert "'dir/busy' changes while it is being read" in error.message
+    assert len(done) >= 2, "it was tried twice"
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("edit", [*EDITS, replace])
+def test_a_file_that_changed_once_is_read_again(
+    make: Make, while_read: Callable[..., list[int]], monkeypatch: pytest.MonkeyPatch, edit: Edit, size: int
+) -> None:
+    root = make({"dir/busy": b"x" * size})
+    assert while_read(root / "dir/busy", edit, 1) == []
+    seen = scan(root).manifest
+    monkeypatch.undo()
+    if edit is replace:
+        # What was open stays as it was: the old file, whole, or the new one.
+        assert seen.files[0].size in (size, len(b"another file, of another length"))
+    else:
+        assert seen == scan(root).manifest
+
+
+def test_what_vanishes_between_the_listing_and_the_reading_is_named(
+    make: Make, while_read: Callable[..., list[int]]
+) -> None:
+    root = make({"a/first": "1", "b/second": "2", "c/third": "3"})
+
+    def remove(path: Path) -> None:
+        for name in ("a", "b"):
+            shutil.rmtree(root / name)
+        (root / "b").symlink_to(root / "c")  # and one directory has become a link
+
+    assert while_read(root / "c/third", remove, 1) == []
+    result = scan(root)
+    assert paths(result) == ["a", "b", "c/third"]
+    assert sorted(result.warnings) == [
+        "'a/first' disappeared while the directory was being read.",
+        "'b/second' disappeared while the directory was being read.",
+    ]
+
+
+def test_a_directory_that_becomes_a_link_leads_nowhere(
+    make: Make, while_read: Callable[..., list[int]], tmp_path: Path
+) -> None:
+    """In a directory shared with others, one of them swaps a folder for a link to what only we can read."""
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "second").write_text("only mine")
+    root = make({"b/second": "2", "c/third": "3"})
+
+    def swap(path: Path) -> None:
+        (root / "b").rename(tmp_path / "away")
+        (root / "b").symlink_to(secret)
+
+    while_read(root / "c/third", swap, 1)
+    assert paths(scan(root)) == ["b", "c/third"]
 
 
 def test_progress_ends_at_the_total(make: Make) -> None:

@@ -17,8 +17,6 @@ import select
 import shutil
 import signal
 import stat
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -26,20 +24,18 @@ import msgspec
 
 from gradient_jupyter.engines.base import Conflict, Materialise, Observation, Phase, Unreachable
 from gradient_jupyter.engines.local import private, process
+from gradient_jupyter.engines.local.forkserver import Supervisor
 from gradient_jupyter.engines.local.world import MARKER, World
 
 NEW, TRASH, PROBE = ".new-", ".trash-", ".probe-"
 """Beginnings of names in the root that are no tasks; what a killed server left under them may go."""
 
-_SUPERVISOR = Path(__file__).with_name("supervisor.py")
 SCRATCH = ("home", "tmp")
 _READY_S = 30.0
 """For a supervisor to come up; on a starved host it takes long, and then ``ensure`` is simply asked again."""
 PATIENCE_S = 10.0
 """For a supervisor that lives to do what it was asked to; after that it is killed with its task."""
 _KILL_S = 10.0
-#: Where the loader of the supervisor's interpreter may have to look. Nothing else of ours is passed on.
-_LOADER = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH", "PYTHONHOME")
 
 
 class Attempt:
@@ -64,15 +60,16 @@ class Attempt:
             new = self._root / f"{NEW}{secrets.token_hex(8)}"
             new.mkdir(mode=0o700)
             try:
+                # Here, where a full disk can still refuse the task: its supervisor could only wait for room.
+                private.reserve_exit(str(new))
                 private.write(str(new), private.SPEC, spec)
-                new.rename(self.path)
+                new.rename(self.path)  # lost in a power loss unless a start was marked, which is as well
             except FileExistsError:
                 delete_tree(new)
             except OSError:
                 delete_tree(new)
                 if not self.path.is_dir():
                     raise
-            private.sync_directory(str(self._root))
         there = private.read(self._dir, private.SPEC)
         if there is None or there.get("spec_hash") != spec_hash:
             raise Conflict(f"The key {self.key} is taken by a task with another spec.")
@@ -112,6 +109,8 @@ class Attempt:
         return seen
 
     def _how_lost(self) -> str:
+        if private.exists(self._dir, private.EXIT):
+            return "What was written down of its end is damaged, so nobody knows how it ended."
         who = self._supervisor()
         if who and who.boot != process.boot_id():
             return "The machine was restarted while it ran."
@@ -136,39 +135,22 @@ class Attempt:
         for name in ("artifacts", "home", "tmp"):
             (directory / name).mkdir(mode=0o755, exist_ok=True)
 
-    def spawn(self, world: World, log: Path) -> None:
-        """Starts the supervisor and returns when the command is started, or will never be.
+    def spawn(self, world: World, log: Path, supervisor: Supervisor) -> bool:
+        """Has the command started by ``supervisor``, or by a new process if that was forked and does not
+        answer. Returns when the command is started, or will never be: whether ``supervisor`` took it on.
 
         Raises ``Unreachable`` when no supervisor came up.
         """
-        ready, tell = os.pipe()
-        try:
-            try:
-                argv = [sys.executable, "-I", "-S", str(_SUPERVISOR), self._dir]
-                child = subprocess.Popen(
-                    argv,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    cwd="/",
-                    env={name: os.environ[name] for name in _LOADER if name in os.environ},
-                    pass_fds=(tell,),
-                    start_new_session=True,
-                )
-                job = {"key": self.key, "log": str(log), "ready": tell, **msgspec.to_builtins(world)}
-            finally:
-                os.close(tell)
-            assert child.stdin
-            with contextlib.suppress(BrokenPipeError), child.stdin:
-                child.stdin.write(json.dumps(job).encode())
-            _wait_readable(ready, _READY_S)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(_READY_S)  # not the supervisor: what we started forks at once and ends
-        finally:
-            os.close(ready)
+        fields = {"directory": self._dir, "key": self.key, "log": str(log), **msgspec.to_builtins(world)}
+        job = json.dumps(fields).encode()
+        taken = supervisor.run(job, _READY_S)
+        if not taken and supervisor.forked:
+            with Supervisor.make() as another:
+                another.run(job, _READY_S)
         seen = self.look()
         if seen and seen.phase is Phase.PENDING:
             raise Unreachable(f"The supervisor of {self.key} did not come up; it is worth asking again.")
+        return taken
 
     def ask_to_stop(self, grace_s: float, patience_s: float = PATIENCE_S) -> None:
         """Leaves the request and knocks; ends a task that has no supervisor and was never started.
@@ -333,8 +315,14 @@ def _delete_workspaces(directory: Path) -> None:
 
 def delete_tree(path: Path) -> None:
     """All of it, also where a task took its own directories' permissions away. Absent is fine."""
-    if not os.path.lexists(path):
+    try:
+        # Most often it is empty, and then one call is all it takes.
+        os.rmdir(path)  # noqa: PTH106
         return
+    except FileNotFoundError:
+        return
+    except OSError:
+        pass
     try:
         shutil.rmtree(path)
     except FileNotFoundError:

@@ -53,6 +53,20 @@ def exited(exit_code: int, *, overdue: bool, stopped: bool, oom: bool) -> Ending
     return ending
 
 
+def overdue(limit_s: float, *, killed: bool) -> Ending:
+    """It ran longer than it may; the exit code is that of ``timeout(1)``, whatever the command's was."""
+    how = ", and killed because it did not end within its grace time" if killed else ""
+    message = f"It was stopped because it ran longer than its limit of {_lasting(limit_s)}{how} (exit 124)."
+    return Ending(124, "max-duration", message)
+
+
+def _lasting(seconds: float) -> str:
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size and seconds % size == 0:
+            return f"{seconds / size:g} {unit}"
+    return f"{seconds:g} s"
+
+
 def unusable(problem: command.Unusable) -> Ending:
     """There was nothing that could be started."""
     ending = Ending(problem.exit_code, problem.code, str(problem))

@@ -10,11 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
+
+import msgspec
 
 from gradient_jupyter.engines.base import (
     Capabilities,
@@ -41,6 +44,7 @@ from gradient_jupyter.engines.local.attempt import (
     delete_tree,
     no_space,
 )
+from gradient_jupyter.engines.local.forkserver import ForkServer, Supervisor
 from gradient_jupyter.engines.local.hints import Hints
 from gradient_jupyter.engines.local.world import Isolation, Worlds
 
@@ -51,6 +55,13 @@ _SLOW, _QUICK = 4, 8
 _LOG_POLL_S = 1.0
 """How long a follower waits when a hint was lost."""
 _LOG_READ = 1 << 18
+_NODE_S = 10.0
+"""What this host has seldom changes, and its GPUs' driver takes its time to tell."""
+_WARM_S = 60.0
+"""How long a fork server is kept after the engine's start and after each task's."""
+_WARM_AFTER_S = 0.05
+"""After a task's start, so that making a fork server does not compete with it."""
+_WARM_UP_S = 30.0
 
 
 class LocalEngine:
@@ -60,6 +71,9 @@ class LocalEngine:
     snapshot. ``install`` tells this installation's tasks from another's. ``isolation`` chooses how worlds are
     made: "auto" takes bubblewrap if it works here, "bubblewrap" refuses to start without it. ``patience_s``
     is how long a supervisor that does not answer is waited for, before it is killed with its task.
+    ``open_files`` is the soft limit of descriptors that commands get, where this process has raised its own;
+    0: the same. A fork server is kept for ``warm_s`` after each task, so that the next one starts sooner; 0:
+    none is.
     """
 
     def __init__(
@@ -70,14 +84,23 @@ class LocalEngine:
         install: str,
         isolation: Isolation = "auto",
         patience_s: float = PATIENCE_S,
+        open_files: int = 0,
+        warm_s: float = _WARM_S,
     ) -> None:
         self._root = root.absolute()
         self._materialise = materialise
         self._install = install
         self._isolation: Isolation = isolation
         self._patience_s = patience_s
+        self._open_files = open_files
         self._worlds = Worlds(None, "it has not been looked at yet")
         self._cpus = 1.0
+        self._node: Node | None = None
+        self._node_at = 0.0
+        self.fork_server = ForkServer()
+        self._warm_s = warm_s
+        self._warming: asyncio.TimerHandle | None = None
+        self._cooling: asyncio.TimerHandle | None = None
         self._hints = Hints(self._root)
         self._slow = ThreadPoolExecutor(_SLOW, thread_name_prefix="local-engine-slow")
         self._quick = ThreadPoolExecutor(_QUICK, thread_name_prefix="local-engine")
@@ -87,6 +110,7 @@ class LocalEngine:
     async def start(self) -> None:
         await self._run(self._slow, self._prepare)
         self._hints.open()
+        self._keep_warm()
 
     def _prepare(self) -> None:
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -101,19 +125,34 @@ class LocalEngine:
     async def close(self) -> None:
         self._closed = True
         self._hints.close()
+        for timer in (self._warming, self._cooling):
+            if timer is not None:
+                timer.cancel()
+        self.fork_server.close()
         for pool in (self._slow, self._quick):
             pool.shutdown(wait=False, cancel_futures=True)
 
     def capabilities(self) -> Capabilities:
-        return Capabilities(name="local", writes_in_place=True, isolation=self._worlds.sentence())
+        return Capabilities(
+            name="local",
+            writes_in_place=True,
+            isolation=self._worlds.sentence(),
+            contained=self._worlds.bubblewrap is not None,
+        )
 
     async def nodes(self) -> tuple[Node, ...]:
-        return (await self._run(self._quick, inventory.node),)
+        now = time.monotonic()
+        if self._node is None or now - self._node_at >= _NODE_S:
+            self._node, self._node_at = await self._run(self._quick, inventory.node), now
+        return (self._node,)
 
     async def ensure(self, task: Task) -> None:
         if not _KEY.fullmatch(task.key):
             raise ValueError(f"{task.key!r} is no key")
-        await self._in_turn(task.key, lambda: self._ensure(task))
+        try:
+            await self._in_turn(task.key, lambda: self._ensure(task))
+        finally:
+            self._keep_warm()
         self._hints.give(Hint(key=task.key, kind=HintKind.STATE))
 
     def _ensure(self, task: Task) -> None:
@@ -121,9 +160,15 @@ class LocalEngine:
         try:
             attempt.create(self._install, task.spec_hash(), task.directory)
             if _is_pending(attempt):
-                attempt.unpack(self._materialise, task.snapshot, task.directory)
-                if _is_pending(attempt):  # it may have been stopped while its files were unpacked
-                    attempt.spawn(self._worlds.make(task, self._cpus, attempt.mark()), task.directory / "log")
+                # It comes up while the files are unpacked.
+                with self.fork_server.fork() or Supervisor.make() as supervisor:
+                    attempt.unpack(self._materialise, task.snapshot, task.directory)
+                    if _is_pending(attempt):  # it may have been stopped while its files were unpacked
+                        world = self._worlds.make(task, self._cpus, attempt.mark())
+                        world = msgspec.structs.replace(world, open_files=self._open_files)
+                        taken = attempt.spawn(world, task.directory / "log", supervisor)
+                        if not taken and supervisor.forked:
+                            self.fork_server.dismiss(kill=True)
         except OSError as error:
             if not no_space(error):
                 raise Unreachable(f"This task could not be started: {error}.") from error
@@ -133,6 +178,21 @@ class LocalEngine:
             raise Rejected(
                 "no-space", "There is no space left for its workspace. Delete what is no longer needed."
             ) from error
+
+    def _keep_warm(self) -> None:
+        """A fork server is made soon where there is none, and let go when nothing was started for a while."""
+        if not self._warm_s or self._closed:
+            return
+        later = asyncio.get_running_loop().call_later
+        if self._cooling is not None:
+            self._cooling.cancel()
+        self._cooling = later(self._warm_s, self._quick.submit, self.fork_server.dismiss)
+        if self._warming is None:
+            self._warming = later(_WARM_AFTER_S, self._warm)
+
+    def _warm(self) -> None:
+        self._warming = None
+        self._quick.submit(self.fork_server.make, _WARM_UP_S)
 
     async def observe(self, keys: Iterable[str] | None = None) -> dict[str, Observation]:
         wanted = None if keys is None else [key for key in keys if _KEY.fullmatch(key)]

@@ -5,7 +5,6 @@ Standard library only: part of the supervisor.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import sys
@@ -18,6 +17,8 @@ STDOUT, STDERR, PLATFORM = 1, 2, 3
 SYNC_AFTER_S = 0.5
 """From a write to its ``fdatasync``. The promise (P7) is one second; the sync itself takes time too."""
 HINT_EVERY_S = 0.005
+HINT_AGAIN_S = 1.0
+"""At most this long between two tries while the engine's queue is full: it is stopped, or has much to do."""
 RETRY_EVERY_S = 1.0
 
 
@@ -44,14 +45,16 @@ class Hints:
             self._address = os.path.join(directory, name)
         self._last = 0.0
         self.waiting = False
+        self.every_s = HINT_EVERY_S
+        """How long after the last one the one that waits may go out."""
 
     def log(self) -> None:
         """At once when the last one is a while ago, else with the next ``flush``."""
         now = time.monotonic()
-        if now - self._last >= HINT_EVERY_S:
+        if now - self._last >= self.every_s:
             self._last = now
-            self.waiting = False
-            self._send(b"log")
+            self.waiting = not self._send(b"log")
+            self.every_s = min(2 * self.every_s, HINT_AGAIN_S) if self.waiting else HINT_EVERY_S
         else:
             self.waiting = True
 
@@ -59,12 +62,21 @@ class Hints:
         if self.waiting:
             self.log()
 
-    def state(self) -> None:
-        self._send(b"state")
+    def state(self, patience_s: float = 0.0) -> None:
+        """``patience_s``: how long to try while the engine's queue is full."""
+        until = time.monotonic() + patience_s
+        while not self._send(b"state") and time.monotonic() < until:
+            time.sleep(0.01)
 
-    def _send(self, kind: bytes) -> None:
-        with contextlib.suppress(OSError):
+    def _send(self, kind: bytes) -> bool:
+        """False when the engine's queue is full. The system lets ten datagrams wait, all tasks' together."""
+        try:
             self._socket.sendto(kind + b" " + self._key, self._address)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass  # nobody listens
+        return True
 
 
 class Journal:
@@ -77,6 +89,9 @@ class Journal:
         """Bytes that are not in the log."""
         self._unsaid = 0
         self._retry_at = 0.0
+        self._unsure = ""
+        """Why what a sync should have brought to the disk may not be there. No later sync says so: the system
+        forgets what it could not write."""
         self._unsynced = False
         self._dirty = threading.Event()
         self._closing = threading.Event()
@@ -129,8 +144,13 @@ class Journal:
             self._dirty.clear()
             if self._closing.is_set():
                 return  # it was set since we looked, and what we have just cleared was to wake us for it
-            with contextlib.suppress(OSError):
-                self._log.sync()
+            self._sync()
+
+    def _sync(self) -> None:
+        try:
+            self._log.sync()
+        except OSError as error:
+            self._unsure = self._unsure or (error.strerror or str(error))
 
     def close(self) -> str:
         """Everything on disk. Returns what is to be said about it, if anything."""
@@ -140,13 +160,12 @@ class Journal:
         self._dirty.set()
         if self._thread:
             self._thread.join()
-        trouble = ""
-        try:
-            self._log.sync()
-        except OSError as error:
-            trouble = f"The end of its log may not survive a power loss ({error.strerror})."
+        self._sync()
+        trouble = f"Parts of its log may not be on the disk ({self._unsure})." if self._unsure else ""
         self._log.close()
         self._hints.flush()
         if self.lost:
-            trouble = f"{self.lost} bytes of its output are not in the log: no space was left."
+            trouble = (
+                f"{self.lost} bytes of its output are not in the log: no space was left. {trouble}".strip()
+            )
         return trouble

@@ -14,6 +14,9 @@ exit.json  both        how it ended. The last thing written
 trouble    supervisor  a traceback, when the supervisor itself failed
 ========== =========== ===============================================================================
 
+Each bears a checksum, so that a flipped bit does not become another exit code; what does not fit it counts as
+not there.
+
 Standard library only: part of the supervisor.
 """
 # ruff: noqa: PTH104, PTH108, PTH123  # part of the supervisor, which starts in milliseconds: no pathlib
@@ -25,6 +28,7 @@ import fcntl
 import json
 import os
 import time
+import zlib
 from typing import Any
 
 SPEC = "spec"
@@ -44,6 +48,7 @@ STATUS_FD = 3
 
 _RESERVED = ".exit"
 _EXIT_BYTES = 4096
+_SUM = "crc32"
 
 
 def read(directory: str, name: str) -> dict[str, Any] | None:
@@ -53,7 +58,10 @@ def read(directory: str, name: str) -> dict[str, Any] | None:
             value = json.load(file)
     except (OSError, ValueError):
         return None
-    return value if isinstance(value, dict) else None
+    if not isinstance(value, dict):
+        return None
+    total = value.pop(_SUM, None)  # supervisors of before 0.2 wrote none
+    return value if total is None or total == _sum(value) else None
 
 
 def exists(directory: str, name: str) -> bool:
@@ -76,11 +84,13 @@ def write(directory: str, name: str, value: dict[str, Any], *, durable: bool = T
 
 
 def mark_started(directory: str, time_us: int) -> None:
-    """Raises ``FileExistsError`` when the command has been started before."""
+    """Returns when the mark is on disk, and the way to it: from here on nothing may be started again. Raises
+    ``FileExistsError`` when the command has been started before."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     fd = os.open(os.path.join(directory, STARTED), flags, 0o600)
     _fill(fd, {"started_us": time_us})
     sync_directory(directory)
+    sync_directory(os.path.dirname(directory))
 
 
 def reserve_exit(directory: str) -> None:
@@ -88,10 +98,14 @@ def reserve_exit(directory: str) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
     fd = os.open(os.path.join(directory, _RESERVED), flags, 0o600)
     try:
-        # Random bytes would do as well: what counts is that blocks are allocated, on any file system.
+        # A file system that puts off where to write still counts what it has promised. Elsewhere, e.g. over a
+        # network, blocks are only taken when they are written.
         if os.fstat(fd).st_size < _EXIT_BYTES:
-            os.write(fd, b" " * _EXIT_BYTES)
-            os.fsync(fd)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(fd, 0, _EXIT_BYTES)
+            else:
+                os.write(fd, b" " * _EXIT_BYTES)
+                os.fsync(fd)
     finally:
         os.close(fd)
 
@@ -107,7 +121,7 @@ def write_exit(directory: str, value: dict[str, Any]) -> None:
 
 def _fill(fd: int, value: dict[str, Any], durable: bool = True) -> None:
     try:
-        data = json.dumps(value).encode()
+        data = json.dumps({**value, _SUM: _sum(value)}).encode()
         written = 0
         while written < len(data):
             written += os.write(fd, data[written:])
@@ -116,6 +130,10 @@ def _fill(fd: int, value: dict[str, Any], durable: bool = True) -> None:
             os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _sum(value: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(value).encode())
 
 
 def sync_directory(directory: str) -> None:

@@ -1,6 +1,9 @@
 """Stands beside one task's command from its start to its end.
 
-Run as ``python -I -S supervisor.py <private directory>``, with the job as JSON on stdin.
+Run as ``python -I -S supervisor.py run <descriptor>``. As soon as it is up it says on the descriptor who it
+is, then waits for its job, as JSON on stdin. When that ends without one, so does it, and has touched nothing.
+Run with ``serve`` it forks such supervisors for whoever has the other end of the descriptor, a socket
+(``forkserver``).
 It belongs to no one: a session of its own, not a child of the server, which may end, crash or be upgraded
 meanwhile. It takes the task's lock (holding it *is* being alive), marks the start on disk before starting, so
 that nothing is ever started twice, copies both output streams into the framed log, ends the whole process
@@ -17,11 +20,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import gc
 import json
 import os
 import resource
 import select
 import signal
+import socket
 import sys
 import time
 from types import FrameType, ModuleType
@@ -37,7 +42,7 @@ if __name__ == "__main__":
         sys.modules[_package.__name__] = _package
 
 from gradient_jupyter.engines import framedlog
-from gradient_jupyter.engines.local import command, endings, journal, private, process
+from gradient_jupyter.engines.local import command, endings, journal, kept, private, process
 from gradient_jupyter.engines.local.endings import Ending
 from gradient_jupyter.engines.local.tree import LEFTOVER_GRACE_S, Tree
 
@@ -53,7 +58,9 @@ _OOM_SCORE = "300"
 class World:
     """What came on stdin. ``prefix`` is put before the command: bubblewrap, or nothing."""
 
-    def __init__(self, job: dict[str, Any], wake: int) -> None:
+    def __init__(self, job: dict[str, Any], tell: int, wake: int) -> None:
+        self.directory: str = job["directory"]
+        """The task's private one."""
         self.key: str = job["key"]
         self.command: list[str] = job["command"]
         self.env: dict[str, str] = job["env"]
@@ -63,7 +70,11 @@ class World:
         self.prefix: list[str] = job["prefix"]
         self.view = command.View([(a, b) for a, b in job["mounts"]], job["inside"])
         self.notices: list[str] = job["notices"]
-        self.ready: int = job["ready"]
+        self.max_duration_s: float | None = job.get("max_duration_s")
+        self.open_files: int = job["open_files"]
+        """The soft limit of descriptors the command gets; 0: ours."""
+        self.tell = tell
+        """Where the engine waits for a word of how far we are, or for the pipe's end."""
         self.wake = wake
         """Where signals arrive as bytes."""
 
@@ -89,6 +100,8 @@ class Run:
         self._ended_at = 0.0
         self._childless = False
         self.stopped = False
+        self._overdue = False
+        """It was ended because it ran longer than it may."""
         self._stop_seen = ""
         self._ooms = endings.oom_kills()
 
@@ -106,6 +119,8 @@ class Run:
         status_r, status_w = _pipe() if world.prefix else (-1, -1)
         self.started_us = started_us
         self._started_at = time.monotonic()
+        limit_s = world.max_duration_s
+        self._limit_at = None if limit_s is None else self._started_at + limit_s
         self._myself = os.getpid()
         self._main = os.fork()
         if not self._main:
@@ -145,6 +160,10 @@ class Run:
             os.umask(0o022)
             with contextlib.suppress(OSError):
                 resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+            if self._world.open_files:
+                with contextlib.suppress(OSError, ValueError):
+                    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+                    resource.setrlimit(resource.RLIMIT_NOFILE, (self._world.open_files, hard))
             with contextlib.suppress(OSError):
                 os.nice(_NICE)
             with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
@@ -175,10 +194,16 @@ class Run:
                 self._tree.press()
                 self._reap()
                 next_tick = now + (TICK_S if now < self._tree.deadline else TICK_S / 5)
+            if self._is_overdue(now):
+                self._overdue = True
+                self._tree.end_by(now + SIGNALLED_GRACE_S)
+                continue
             until = next_stop if self._tree.deadline is None else min(next_stop, next_tick)
+            if self._limit_at is not None and not self._overdue:
+                until = min(until, max(self._limit_at, now))
             timeout = max(0.0, until - time.monotonic())
             if self._hints.waiting:
-                timeout = min(timeout, journal.HINT_EVERY_S)
+                timeout = min(timeout, self._hints.every_s)
             events = self._poll.poll(timeout * 1000 + 0.5)
             for fd, _ in events:
                 if fd == self._wake:
@@ -189,6 +214,11 @@ class Run:
                 else:
                     self._copy(fd)
             self._hints.flush()
+
+    def _is_overdue(self, now: float) -> bool:
+        """Whether the command has run as long as it may. A person who stopped it meanwhile was first."""
+        late = self._limit_at is not None and now >= self._limit_at
+        return late and not (self._overdue or self.stopped or self._wait_status is not None)
 
     def _copy(self, fd: int) -> bool:
         try:
@@ -283,6 +313,9 @@ class Run:
             if reported is None and not by_signal and not self.stopped:
                 return self._finish(endings.world_failed(self._errors))
             exit_code = exit_code if reported is None else reported
+        if self._overdue:
+            assert self._world.max_duration_s is not None
+            return self._finish(endings.overdue(self._world.max_duration_s, killed=self._tree.killed))
         oom = endings.oom_kills() > self._ooms
         return self._finish(
             endings.exited(exit_code, overdue=self._tree.killed, stopped=self.stopped, oom=oom)
@@ -327,12 +360,12 @@ def supervise(directory: str, world: World) -> None:
 
 def _supervise(directory: str, world: World) -> None:
     me = process.identity(os.getpid())
-    private.write(directory, private.PID, me._asdict() if me else {}, durable=False)
     if private.exists(directory, private.EXIT) or private.exists(directory, private.STARTED):
         return
     hints = journal.Hints(os.path.dirname(directory), private.SOCKET, world.key)
-    hints.state()
     try:
+        private.write(directory, private.PID, me._asdict() if me else {}, durable=False)
+        hints.state()
         private.reserve_exit(directory)
         ending = _run(directory, world, hints)
     except Exception as error:
@@ -340,7 +373,7 @@ def _supervise(directory: str, world: World) -> None:
         ending = Ending(None, "no-space" if no_space else "world", f"It could not be run: {error}.")
         _write_down_trouble(directory)
     _write_exit(directory, ending)
-    hints.state()
+    hints.state(patience_s=0.5)  # nobody would look for our end before the next relist
 
 
 def _write_down_trouble(directory: str) -> None:
@@ -356,7 +389,8 @@ def _run(directory: str, world: World, hints: journal.Hints) -> Ending:
         ending = _start_and_wait(directory, world, hints, log)
     finally:
         trouble = log.close()
-    ending.message = f"{ending.message} {trouble}".strip()
+    left = kept.sync(os.path.join(os.path.dirname(world.log), "artifacts"))
+    ending.message = " ".join(part for part in (ending.message, trouble, left) if part)
     return ending
 
 
@@ -384,7 +418,8 @@ def _start_and_wait(directory: str, world: World, hints: journal.Hints, log: jou
     try:
         log.start_syncing()
         hints.state()
-        _tell(world.ready)
+        _say(world.tell, b"started\n")
+        os.close(world.tell)
         return run.wait()
     except BaseException:
         run.kill()
@@ -408,40 +443,70 @@ def _write_exit(directory: str, ending: Ending) -> None:
             time.sleep(STOP_POLL_S)
 
 
-def _tell(fd: int) -> None:
-    """The engine waits for a byte, or for the pipe's end."""
-    with contextlib.suppress(OSError):
-        os.write(fd, b"+")
-        os.close(fd)
+def _say(fd: int, word: bytes) -> None:
+    with contextlib.suppress(OSError):  # the engine may be gone, or wait no longer
+        os.write(fd, word)
 
 
 def _noted(signum: int, frame: FrameType | None) -> None:
     """The wake-up descriptor does the work."""
 
 
+def serve(control: socket.socket) -> tuple[int, int]:
+    """Forks for every pair of descriptors that comes: whence a job, where to tell. Returns in the child."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that were forked
+    gc.freeze()  # so that a child's collections do not copy what it shares with us
+    with contextlib.suppress(OSError):
+        control.sendall(_who_we_are())
+    while True:
+        message, fds, _, _ = socket.recv_fds(control, 1, 2)
+        if not message:
+            os._exit(0)
+        with contextlib.suppress(OSError):  # no process to be had: the engine sees both ends closed
+            if len(fds) == 2 and not os.fork():
+                control.close()
+                os.setsid()
+                return fds[0], fds[1]
+        for fd in fds:
+            os.close(fd)
+
+
+def _who_we_are() -> bytes:
+    me = process.identity(os.getpid())
+    return json.dumps(me._asdict() if me else {}).encode() + b"\n"
+
+
 def main() -> None:
-    directory = sys.argv[1]
+    mode, fd = sys.argv[1], int(sys.argv[2])
     if os.fork():
         os._exit(0)
     os.setsid()
     os.chdir("/")
     os.umask(0o077)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    source, tell = serve(socket.socket(fileno=fd)) if mode == "serve" else (0, fd)
+    os.set_inheritable(tell, False)
+    _say(tell, _who_we_are())
+    try:
+        with open(source, "rb", closefd=source > 2) as job:
+            given = json.load(job)
+        wake, noise = _pipe()
+        world = World(given, tell, wake)
+    except (ValueError, KeyError):
+        # Nobody needs us; or the engine was killed while it wrote, and it, or its successor, asks again.
+        os._exit(2)
+    # From here on we are somebody's. Until here a signal has ended us as it does any other process.
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD):
         signal.signal(signum, _noted)
-    wake, noise = _pipe()
     os.set_blocking(noise, False)
     signal.set_wakeup_fd(noise, warn_on_full_buffer=False)
     process.become_subreaper()
-    try:
-        world = World(json.load(sys.stdin.buffer), wake)
-    except (ValueError, KeyError):
-        os._exit(2)  # the engine was killed while it wrote; it, or its successor, asks again
-    os.set_inheritable(world.ready, False)
+    _say(tell, b"taken\n")
     null = os.open("/dev/null", os.O_RDWR)
-    for fd in (0, 1, 2):
-        os.dup2(null, fd)
-    supervise(directory, world)
+    for number in (0, 1, 2):
+        os.dup2(null, number)
+    supervise(world.directory, world)
+    os._exit(0)
 
 
 if __name__ == "__main__":

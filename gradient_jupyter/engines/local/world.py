@@ -78,6 +78,8 @@ class World(msgspec.Struct, frozen=True):
     env: dict[str, str]
     notices: list[str]
     command: list[str]
+    max_duration_s: float | None = None
+    open_files: int = 0
 
 
 class Worlds:
@@ -124,14 +126,16 @@ class Worlds:
             prefix, mounts = _bubblewrap(self.bubblewrap, places, task.host, gpus=bool(task.resources.gpus))
             inside = Places(WORKSPACE, "/artifacts", HOME, "/tmp", "/storage", "/datasets")  # noqa: S108
             env = _at(inside, env, task, mark)
-            return World(prefix, mounts, WORKSPACE, places.workspace, env, [], words)
+            return World(prefix, mounts, WORKSPACE, places.workspace, env, [], words, task.max_duration_s)
         notice = (
             f"This task runs on the host's own paths, because {self.why}. Use $GRADIENT_WORKSPACE_DIR, "
             "$GRADIENT_ARTIFACTS_DIR, $GRADIENT_STORAGE_DIR and $GRADIENT_DATASETS_DIR; /artifacts, /storage "
             "and /datasets are not there."
         )
         env = {"TMPDIR": places.tmp, "PWD": places.workspace, **_at(places, env, task, mark)}
-        return World([], [("/", "/")], places.workspace, places.workspace, env, [notice], words)
+        return World(
+            [], [("/", "/")], places.workspace, places.workspace, env, [notice], words, task.max_duration_s
+        )
 
 
 def _try_out(prefix: list[str], scratch: str) -> str:
@@ -327,7 +331,7 @@ def _at(places: Places, env: dict[str, str], task: Task, mark: str) -> dict[str,
     }
     if gpus:
         fixed["NVIDIA_VISIBLE_DEVICES"] = gpus
-    return {"HOME": places.home, **env, **task.env, **fixed}
+    return {"HOME": places.home, **env, **task.env, **task.private, **fixed}
 
 
 def _sizes(resources: Resources, host_cpus: float) -> dict[str, str]:

@@ -1,0 +1,204 @@
+"""``gradient admin``: how full the disk is, clearing away, how everything does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from gradient_jupyter.cli.options import json_option
+from gradient_jupyter.cli.terminal import note, say
+
+if TYPE_CHECKING:
+    from gradient_jupyter.resources.admin import Collected, Diagnosis, DiskUse, Share
+
+_WORDS = {
+    "artifacts": "what jobs left in /artifacts",
+    "logs": "what jobs printed",
+    "workspaces": "copies that runs work in",
+    "files": "what was sent, each content once",
+    "storage": "/storage, kept for ever",
+    "datasets": "/datasets",
+    "database": "with its log and backups",
+    "engines": "what runs write for the server",
+    "trash": "being removed",
+    "ballast": "given up when the disk is full",
+    "other": "",
+}
+_FREED = {
+    "jobs": "Jobs older than they are kept",
+    "snapshots": "Snapshots that no job names",
+    "files": "Files that no snapshot names",
+    "uploads": "Uploads that never ended",
+    "leftovers": "Leftovers of what is not known any more",
+}
+_ICONS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "red")}
+
+
+@click.group()
+def admin() -> None:
+    """Look after the installation: the disk, what can go, what is wrong."""
+
+
+@admin.command()
+@click.option("--quick", is_flag=True, help="Without what gc would free, which takes longest to find out.")
+@json_option
+def df(*, quick: bool, as_json: bool) -> int:
+    """What takes how much of the disk, by kind, project and owner."""
+    from gradient_jupyter.cli.terminal import print_json
+    from gradient_jupyter.client import Client
+
+    with Client() as client:
+        use = client.admin.disk(collectable=not quick)
+    if as_json:
+        print_json(use)
+    else:
+        _show_use(use)
+    return 0
+
+
+@admin.command()
+@click.option("--dry-run", is_flag=True, help="Only tell what would be removed.")
+@click.option("--trust-clock", is_flag=True, help="Delete jobs for their age although the clock looks wrong.")
+@json_option
+def gc(*, dry_run: bool, trust_clock: bool, as_json: bool) -> int:
+    """Remove what nothing refers to any more, and jobs older than they are kept."""
+    from gradient_jupyter.cli.terminal import print_json
+    from gradient_jupyter.client import Client
+
+    with Client() as client:
+        collected = client.admin.collect(dry_run=dry_run, trust_clock=trust_clock)
+    if as_json:
+        print_json(collected)
+    else:
+        _show_collected(collected)
+    return 0
+
+
+@admin.command()
+@click.option("--full", is_flag=True, help="Read every stored file, not a sample.")
+@json_option
+def doctor(*, full: bool, as_json: bool) -> int:
+    """How everything does, and what to do about it. Exit code 1 when something is wrong.
+
+    Starts no server: without one it looks at the files alone.
+    """
+    from gradient_jupyter.cli.terminal import print_json
+    from gradient_jupyter.resources.admin import Level
+
+    found = _diagnosis(full)
+    if as_json:
+        print_json(found)
+    else:
+        _show_diagnosis(found)
+    return 1 if found.level is Level.FAIL else 0
+
+
+def _diagnosis(full: bool) -> Diagnosis:
+    """By the server where one can tell, else from its files."""
+    import os
+
+    from gradient_jupyter.client import Client
+    from gradient_jupyter.client.admin import examine
+    from gradient_jupyter.resources.errors import ServerError, ServerUnavailable
+    from gradient_jupyter.resources.server import data_root
+
+    try:
+        with Client(start=False) as client:
+            return client.admin.doctor(full=full)
+    except (ServerUnavailable, ServerError):
+        elsewhere = "GRADIENT_URL" in os.environ or "JUPYTERHUB_API_URL" in os.environ
+        if elsewhere:
+            raise
+        return examine(data_root(), full=full)
+
+
+def _show_use(use: DiskUse) -> None:
+    from gradient_jupyter.cli.sheet import facts
+    from gradient_jupyter.cli.terminal import Column, table
+    from gradient_jupyter.cli.text import clean, size
+
+    used = use.total - use.free
+    rows = [
+        ("Data", clean(use.data)),
+        ("Disk", f"{size(use.free)} of {size(use.total)} free, {size(used)} used"),
+        ("Reserve", f"below {size(use.reserve)} of free space nothing is taken in and nothing is started"),
+    ]
+    if use.collectable is not None:
+        rows.append(("Can go", f"{size(use.collectable)}: gradient admin gc"))
+    facts(rows)
+    say()
+    table(
+        (Column("Kind"), Column("Size", right=True), Column("Files", right=True), Column("", gives=True)),
+        (
+            (
+                one.kind,
+                ("" if one.complete else "at least ") + size(one.bytes),
+                f"{one.files:,}",
+                (_WORDS.get(one.kind, ""), "dim"),
+            )
+            for one in use.items
+            if one.bytes or one.files
+        ),
+    )
+    _shares("Project", "logs, artifacts and workspaces", use.projects)
+    _shares("Owner", "files sent, before compression", use.owners)
+
+
+def _shares(title: str, what: str, shares: tuple[Share, ...]) -> None:
+    from gradient_jupyter.cli.terminal import Column, table
+    from gradient_jupyter.cli.text import clean, size
+
+    if not shares:
+        return
+    say()
+    table(
+        (
+            Column(title, gives=True), Column("Id"), Column("Jobs", right=True), Column("Size", right=True),
+            Column("", gives=True),
+        ),
+        (
+            (clean(one.name), (one.id, "dim"), f"{one.jobs:,}", size(one.bytes), ("" if row else what, "dim"))
+            for row, one in enumerate(shares)
+        ),
+    )  # fmt: skip
+
+
+def _show_collected(collected: Collected) -> None:
+    from gradient_jupyter.cli.terminal import Column, paint, table
+    from gradient_jupyter.cli.text import clean, size
+
+    found = [item for item in collected.items if item.count]
+    if found:
+        table(
+            (Column("Would go" if collected.dry_run else "Gone"), Column("Count", right=True),
+             Column("Size", right=True)),
+            ((_FREED.get(item.kind, item.kind), f"{item.count:,}", size(item.bytes)) for item in found),
+        )  # fmt: skip
+        for item in found:
+            for name in item.names:
+                say(f"  {paint(clean(name), 'dim')}")
+        say()
+    for warning in collected.warnings:
+        note(f"  {paint('!', 'yellow')} {clean(warning)}")
+    if not found:
+        say("  Nothing can go: everything is referred to, or came too recently.")
+    elif collected.dry_run:
+        say(f"  {size(collected.bytes)} would be freed. Nothing was removed.")
+    else:
+        free = f"free space went from {size(collected.free_before)} to {size(collected.free_after)}"
+        say(f"  {size(collected.bytes)} freed; {free}.")
+
+
+def _show_diagnosis(found: Diagnosis) -> None:
+    from gradient_jupyter.cli.terminal import paint
+    from gradient_jupyter.cli.text import clean
+
+    width = max(len(check.name) for check in found.checks) + 2
+    for check in found.checks:
+        icon, style = _ICONS[check.level]
+        word = check.level.value.ljust(5)
+        name = paint(check.name.ljust(width), "bold")
+        say(f"  {paint(f'{icon} {word}', style)} {name}{clean(check.message)}")
+        if check.next:
+            say(f"{' ' * (10 + width)}{paint('next:', 'dim')} {clean(check.next)}")

@@ -1,0 +1,89 @@
+"""Whether what is stored is still what was stored: a sample of it, or all. Reads, and changes nothing."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import blake3
+import msgspec
+
+from gradient_jupyter.control.artifacts import ArtifactDamaged, open_known
+from gradient_jupyter.control.collection import opened
+from gradient_jupyter.control.layout import Layout
+from gradient_jupyter.resources.artifact import Artifact
+from gradient_jupyter.workspace.blobs import BlobStore, Damaged
+
+_SAMPLE = 100
+_LARGE = 64 << 20
+"""What is larger is read only when everything is."""
+_PIECE = 1 << 20
+
+
+class Looked(msgspec.Struct):
+    """How many were looked at of how many there are, which of them are not right, and what to do then."""
+
+    looked: int
+    there: int
+    damaged: list[str]
+    next: str
+
+
+def check_files(layout: Layout, database: sqlite3.Connection, *, full: bool) -> Looked:
+    """Of what was sent: files and manifests."""
+    named = "SELECT digest, size FROM blobs UNION SELECT id, 0 FROM snapshots"
+    there = database.execute(f"SELECT count(*) FROM ({named})").fetchone()[0]  # noqa: S608
+    looked = Looked(0, there, [], "Submit the directory again: what is missing is sent anew.")
+    if not layout.blobs.is_dir():
+        if there:
+            looked.damaged.append(f"{layout.blobs} is missing")
+        return looked
+    blobs = BlobStore(layout.blobs, tidy=False)
+    for digest in _chosen(database, f"SELECT digest FROM ({named})", "size", full=full):  # noqa: S608
+        looked.looked += 1
+        try:
+            with blobs.open(digest[0]) as file:
+                while file.read(_PIECE):
+                    pass
+        except Damaged as error:
+            looked.damaged.append(f"{digest[0]}: {error.reason}")
+    return looked
+
+
+def check_artifacts(layout: Layout, database: sqlite3.Connection, *, full: bool) -> Looked:
+    there = database.execute("SELECT count(*) FROM artifacts").fetchone()[0]
+    looked = Looked(0, there, [], "Their bytes are lost or changed; run the job again, or delete it.")
+    query = (
+        "SELECT artifacts.job_id, jobs.attempt, path, size, modified_us, digest FROM artifacts "
+        "JOIN jobs ON jobs.id = artifacts.job_id"
+    )
+    for job_id, attempt, path, size, modified_us, digest in _chosen(database, query, "size", full=full):
+        looked.looked += 1
+        known = Artifact(path=path, size=size, modified_us=modified_us, digest=digest)
+        if (problem := _problem(layout.attempt(job_id, attempt) / "artifacts", known)) is not None:
+            looked.damaged.append(f"{job_id} {path!r}: {problem}")
+    return looked
+
+
+def _problem(directory: Path, known: Artifact) -> str | None:
+    with opened(directory) as fd:
+        if fd is None:
+            return "it is missing"
+        try:
+            file = os.fdopen(open_known(fd, known.path, known), "rb", buffering=0)
+        except ArtifactDamaged:
+            return "it is missing or has another size or time"
+        with closing(file):
+            hasher = blake3.blake3()
+            while piece := file.read(_PIECE):
+                hasher.update(piece)
+        return None if hasher.hexdigest() == known.digest else "it has other bytes"
+
+
+def _chosen(database: sqlite3.Connection, query: str, size: str, *, full: bool) -> sqlite3.Cursor:
+    if full:
+        return database.execute(query)
+
+    return database.execute(f"{query} WHERE {size} <= ? ORDER BY random() LIMIT ?", (_LARGE, _SAMPLE))

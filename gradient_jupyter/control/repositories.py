@@ -1,0 +1,81 @@
+"""Repositories as workspaces: fetched by the server, kept as snapshots of whoever asked.
+
+What a commit holds never changes, so a commit that its owner has had from the same place is not fetched
+again. What somebody else has had does not count: not even the time it takes may tell.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import blake3
+from sqlalchemy import Connection
+
+from gradient_jupyter.control.access import Principal
+from gradient_jupyter.resources.base import now_us
+from gradient_jupyter.resources.snapshot import GitSnapshot, Manifest, Snapshot
+from gradient_jupyter.store import checkouts
+from gradient_jupyter.store import snapshots as rows
+from gradient_jupyter.workspace.blobs import BlobStore
+from gradient_jupyter.workspace.repository import Repository, parse
+
+if TYPE_CHECKING:
+    from gradient_jupyter.control.plane import Plane
+
+
+async def fetch(plane: Plane, principal: Principal, url: str) -> GitSnapshot:
+    """The snapshot of what ``url`` (``git+https://…@ref``) leads to now.
+
+    Returns when it is durable. Cancelled, it leaves nothing behind.
+    """
+    repository = parse(url)
+    owner = principal.owner
+    if repository.commit and (known := await _known(plane, owner, repository.at(repository.commit))):
+        return known
+    plane.check_space()
+    async with plane.visits.visit(repository, owner) as visit:
+        commit = repository.commit or await visit.commit()
+        if not repository.commit and (known := await _known(plane, owner, repository.at(commit))):
+            return known
+        commit = await visit.fetch(commit)
+        checkout = await visit.checkout()
+        source = str(repository.at(commit))
+        manifest = checkout.manifest
+        canonical = await plane.on_files(manifest.canonical)
+        identity = blake3.blake3(canonical).hexdigest()
+        snapshot = Snapshot(id=identity, files=len(manifest.files), bytes=manifest.size, created_us=now_us())
+
+        def work(connection: Connection) -> GitSnapshot:
+            plane.garbage.needed(manifest.digests())
+            rows.hold(connection, owner, checkout.blobs)
+            stored = rows.create(connection, owner, snapshot)
+            checkouts.remember(connection, owner, source, stored.id, checkout.warnings)
+            return GitSnapshot(snapshot=stored, commit=commit, source=source, warnings=checkout.warnings)
+
+        leases = plane.garbage.leases
+        arrived = [*manifest.digests(), identity]
+        leases.take(owner, arrived)
+        with leases.pinned(arrived):
+            # Before they were pinned some may have been cleared away: nobody knew that they are needed.
+            if not await plane.on_files(_all_there, plane.blobs, manifest):
+                checkout = await visit.checkout()
+            await plane.on_files(plane.blobs.put_bytes, canonical)
+            return await plane.database.write(work)
+
+
+def _all_there(blobs: BlobStore, manifest: Manifest) -> bool:
+    return all(blobs.has(digest) for digest in manifest.digests())
+
+
+async def _known(plane: Plane, owner: str, repository: Repository) -> GitSnapshot | None:
+    source = str(repository)
+
+    def work(connection: Connection) -> GitSnapshot | None:
+        found = checkouts.recall(connection, owner, source)
+        if found is None:
+            return None
+        # As a client that sends the same manifest again: whatever that renews is renewed.
+        stored = rows.create(connection, owner, found.snapshot)
+        return GitSnapshot(snapshot=stored, commit=repository.ref, source=source, warnings=found.warnings)
+
+    return await plane.database.write(work)

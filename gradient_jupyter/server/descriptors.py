@@ -1,0 +1,86 @@
+"""Descriptors: as many as the system allows, and some for our own files whatever comes in.
+
+Each follower holds one for its connection. Without a bound the last of them would be taken by a connection,
+and then neither a log nor the database could be opened.
+"""
+
+from __future__ import annotations
+
+import logging
+import resource
+from typing import Any
+
+import msgspec
+from tornado.httpserver import HTTPServer
+from tornado.iostream import IOStream
+
+from gradient_jupyter.resources.errors import ErrorAnswer, ServerUnavailable
+
+log = logging.getLogger(__name__)
+
+#: Wherever more are allowed, more are of no use: some systems set a hard limit of a thousand million, and
+#: programs that close every possible descriptor would be at it for minutes.
+_MOST = 1 << 16
+#: For the database, logs, artifacts, snapshots and the engine: at most this many, at most half of all.
+_OWN = 512
+
+
+def raise_limit() -> int:
+    """The usual soft limit is made for programs that use ``select``; ours may be as high as the hard one.
+
+    Such programs may well be among the jobs, so they get the limit that we found, which is returned; 0 where
+    nothing was changed.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST if hard == resource.RLIM_INFINITY else min(hard, _MOST)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return 0
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (OSError, ValueError) as error:  # macOS has a second, lower limit of its own
+        log.warning("at most %d files and connections: the limit cannot be raised (%s)", soft, error)
+        return 0
+    log.info("at most %d files and connections; the limit was %d", wanted, soft)
+    return soft
+
+
+def connections() -> int:
+    """How many there may be at once. Asked anew each time: an administrator may change the limit."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST if soft == resource.RLIM_INFINITY else min(soft, _MOST)
+    return most - min(_OWN, most // 2)
+
+
+class BoundedServer(HTTPServer):
+    """Tells one connection too many to come back later, and closes it."""
+
+    def initialize(self, *args: Any, **more: Any) -> None:
+        super().initialize(*args, **more)
+        self._full = False
+
+    def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
+        most = connections()
+        if len(self._connections) < most:
+            self._full = False
+            super().handle_stream(stream, address)
+            return
+        if not self._full:
+            self._full = True
+            log.warning("there are %d connections, and that is all this system allows", most)
+        # What was not read of a request may keep the answer from arriving; the end of the connection does.
+        stream.write(_refusal())
+        stream.close()
+
+
+def _refusal() -> bytes:
+    error = ServerUnavailable(
+        "The server has as many connections as this system allows.",
+        next="Close some of those that follow jobs, or raise the limit of open files (ulimit -n).",
+        code="too-many-connections",
+    )
+    body = msgspec.json.encode(ErrorAnswer(error=error.body()))
+    head = (
+        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\n"
+        f"Retry-After: 5\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
