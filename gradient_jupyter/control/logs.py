@@ -63,6 +63,16 @@ async def follow(
         yield job
         cursor.begin(job, attempt)
         while True:
+            bell.mute()
+            fresh = await followed.job()
+            while (item := await cursor.next()) is not None:
+                yield item
+            if fresh is not job:
+                job = fresh
+                yield job
+            if attempt is None and job.attempt > cursor.attempt:
+                cursor.move(cursor.attempt + 1 if cursor.attempt else job.attempt)
+                continue
             if job.final or not follow or job.attempt > cursor.attempt:
                 if cursor.gone:
                     # What the reader has seen is gone as a whole.

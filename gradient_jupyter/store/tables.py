@@ -97,7 +97,7 @@ checkouts = Table(
     Column("warnings", Text, nullable=False),
     Column("created_us", Integer, nullable=False),
     ForeignKeyConstraint(["owner", "snapshot"], ["snapshots.owner", "snapshots.id"], ondelete="CASCADE"),
-    Index(None, "owner", "snapshot"),
+    Index("ix_checkouts_owner", "owner", "snapshot"),
 )  # fmt: skip
 
 jobs = Table(
