@@ -31,6 +31,7 @@ from gradient_jupyter.resources.page import Jobs as Page
 from gradient_jupyter.workspace.preflight import Preflight
 
 _PAGE = 200
+_TRIES = 3
 
 
 class Jobs:
@@ -104,9 +105,16 @@ class Jobs:
                     on_progress(upload.Progress("sent", 0, 0))
                 return Job(self._transport, record)
         self._check(request)
-        sent = files.send(self._transport, on_progress)
-        request = msgspec.structs.replace(request, snapshot=sent.snapshot, source=sent.source)
-        return Job(self._transport, self._ask(request, key))
+        tries = _TRIES
+        while True:
+            sent = files.send(self._transport, on_progress)
+            request = msgspec.structs.replace(request, snapshot=sent.snapshot, source=sent.source)
+            try:
+                return Job(self._transport, self._ask(request, key))
+            except NotFound as error:
+                # Cleared away between the two requests: what nothing names is not kept for ever.
+                if error.code != "no-such-snapshot" or (tries := tries - 1) == 0:
+                    raise
 
     def _ask(self, request: wire.CreateJob, key: str) -> wire.Job:
         """Asked twice with the same key, there is still one job."""

@@ -206,7 +206,8 @@ def test_one_commit_fetched_by_many_at_once_is_one_snapshot(fetching, git_server
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) == 6 and all(each == found[0] for each in found)
+    assert len(found) == 6
+    assert len({(each["snapshot"]["id"], each["commit"], each["source"]) for each in found}) == 1
 
 
 def idle(server: SoloServer) -> None:

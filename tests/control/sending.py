@@ -41,7 +41,7 @@ async def deliver(plane: Plane, files: dict[str, bytes], lacking: set[str], who:
     """Sends those of the files whose digests are ``lacking``."""
     contents = {blake3.blake3(data).hexdigest(): data for data in files.values()}
     missing = [file for file in manifest(files).files if file.digest in lacking]
-    for one in pack(missing, lambda file: io.BytesIO(contents[file.digest])):
+    for one in pack(missing, lambda file, offset: io.BytesIO(contents[file.digest][offset:])):
         intake = snapshots.Intake(plane, who)
         for chunk in one:
             await intake.feed(chunk)

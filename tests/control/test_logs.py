@@ -118,6 +118,8 @@ async def place(root: Path) -> AsyncIterator[Place]:
         Settings(),
         BlobStore(layout.blobs),
         lambda plane: LocalEngine(layout.engines / "local", plane.unpack, install=install, isolation="none"),
+        b"k" * 32,
+        "http://127.0.0.1:9",
     )
     plane.database.start()
     try:

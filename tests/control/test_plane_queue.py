@@ -84,6 +84,7 @@ def run(root: Path, story, **settings) -> None:
         plane = Plane(
             layout, install, Settings(stop_grace_s=1, **settings), BlobStore(layout.blobs),
             lambda plane: LocalEngine(layout.engines, plane.unpack, install=install, isolation="none"),
+            b"k" * 32, "http://127.0.0.1:9",
         )  # fmt: skip
         await plane.start()
         try:

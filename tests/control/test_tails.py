@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from gradient_jupyter.control import tails as module
 from gradient_jupyter.control.changes import Changes
 from gradient_jupyter.control.feeds import Batch, Bell, Feed, Kept
+from gradient_jupyter.control.queue import Queue
 from gradient_jupyter.control.tails import READ, Piece, Tail, Tails
 from gradient_jupyter.engines.framedlog import Writer
 from gradient_jupyter.resources.errors import ServerError
@@ -38,7 +39,7 @@ class Log:
         self.path = directory / "log"
         self.writer = Writer(self.path)
         self.text = ""
-        self.changes = Changes()
+        self.changes = Changes(Queue())
         self.tails = Tails(self.changes, kept or Kept())
 
     def write(self, text: str, stream: int = 1) -> None:
@@ -241,7 +242,7 @@ def test_two_hundred_followers_cost_one_read_and_no_descriptor(tmp_path):
 
 def test_two_thousand_logs_hold_no_descriptor(tmp_path):
     async def run() -> None:
-        changes = Changes()
+        changes = Changes(Queue())
         tails = Tails(changes, Kept())
         before = len(os.listdir("/proc/self/fd"))
         held = []
@@ -265,7 +266,7 @@ def test_one_look_is_bounded_and_every_log_has_its_turn(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_LOOKED_AT", 3)
 
     async def run() -> None:
-        tails = Tails(Changes(), Kept())
+        tails = Tails(Changes(Queue()), Kept())
         opened = [tails.open(f"j{n}", tmp_path / str(n), encode) for n in range(7)]
         tail_of = [each.__enter__() for each in opened]
         for _ in range(3):
