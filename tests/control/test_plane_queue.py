@@ -26,6 +26,22 @@ ANN, BEN = (Principal(user_id=f"u{name}", name=name) for name in ("ann", "ben"))
 PATIENCE_S = 60.0
 
 
+class Ear:
+    """What ``Changes`` tells of one job, whatever it is."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def job_changed(self) -> None:
+        self._event.set()
+
+    log_grew = queue_moved = job_changed
+
+    async def something(self) -> None:
+        await self._event.wait()
+        self._event.clear()
+
+
 class World:
     """A control plane of one's own and what people do with it."""
 
@@ -45,10 +61,11 @@ class World:
 
     async def until(self, who: Principal, job_id: str, *states: State) -> Job:
         async with asyncio.timeout(PATIENCE_S):
-            with self.plane.changes.follow_job(job_id) as subscription:
+            heard = Ear()
+            with self.plane.changes.of_job(job_id, heard):
                 while (job := await self.get(who, job_id)).state not in states:
                     assert not job.final, job
-                    await subscription.wait(1.0)
+                    await heard.something()
                 return job
 
     async def sql(self, text: str) -> None:
@@ -171,9 +188,10 @@ def test_a_machine_that_the_rows_say_is_taken_is_not_given_out_again(tmp_path):
         )
         second = await world.submit(BEN)
         async with asyncio.timeout(PATIENCE_S):
-            with world.plane.changes.follow_job(second) as subscription:
+            heard = Ear()
+            with world.plane.changes.of_job(second, heard):
                 while first not in world.plane.queue.claims:
-                    await subscription.wait(1.0)
+                    await heard.something()
         seen = await world.get(BEN, second)
         assert (seen.state, seen.attempt, seen.queue_position) == (State.PENDING, 0, 1)
         assert [claim.job_id for claim in await world.plane.database.read(ledger.taken)] == [first]
