@@ -189,10 +189,10 @@ class Journey:
             if digests[name] in missing
         ]
 
-        def opened(file: File) -> Any:
+        def opened(file: File, offset: int) -> Any:
             import io
 
-            return io.BytesIO(files[file.path])
+            return io.BytesIO(files[file.path][offset:])
 
         for one in pack(lacking, opened):
             body = b"".join(one)

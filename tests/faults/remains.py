@@ -24,10 +24,10 @@ _IN_NONBLOCK = 0o4000
 
 #: What may lie under the data root of a server whose jobs have all ended. ``J``: a job that still has a row.
 _FILES = re.compile(
-    r"gradient\.sqlite(-wal|-shm|\.before-\d{4})?|lock|server\.log"
+    r"gradient\.sqlite(-wal|-shm|\.before-\d{4})?|lock|install|ballast|port|server\.log"
     r"|blobs/[0-9a-f]{2}/[0-9a-f]{64}"
     r"|engines/local/\.hints"
-    r"|jobs/(?P<job>j[0-9a-z]{12})/1/(log|log\.index|artifacts/.*)"
+    r"|jobs/(?P<job>j[0-9a-z]{12})/[0-9]+/(log|log\.index|artifacts/.*)"
     r"|storage/.*|datasets/.*"
 )
 _DESCRIPTORS = re.compile(

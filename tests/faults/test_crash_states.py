@@ -175,7 +175,8 @@ def test_a_task_is_never_started_twice_and_its_end_is_never_made_up(crashed):
             value = private.read(str(attempt.path), name)
             assert value is None or whole.items() <= value.items(), (name, state.told)
         if "created" in state.acks:
-            assert seen is not None and seen.spec_hash == "hash", state.told
+            # Nothing has been started yet, so nothing is lost when a power loss takes it: it is made anew.
+            assert seen is None or seen.spec_hash == "hash", state.told
         if "started" in state.acks:
             assert seen.phase in (Phase.LOST, Phase.FAILED), state.told
         if "ended" in state.acks:
@@ -211,7 +212,7 @@ ack("marked")
 def test_a_stat_cache_is_whole_or_forgotten(crashed):
     program = """
 from gradient_jupyter.workspace.statcache import Remembered, StatCache
-StatCache(ROOT / "cache").save(Path("/w"), {b"a": Remembered(1, 2, 3, 4, b"d" * 32)})
+StatCache(ROOT / "cache").save(Path("/w"), {b"a": Remembered(1, 2, 3, 4, 5, b"d" * 32)})
 """
     for root, state in crashed(program, at_least=5):
         known = StatCache(root / "cache").load(Path("/w"))

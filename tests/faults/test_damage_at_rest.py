@@ -77,7 +77,7 @@ class Root:
         server.start()
         try:
             file = File(path="data", size=len(DATA), digest=blake3.blake3(DATA).hexdigest())
-            (one,) = pack([file], lambda _: io.BytesIO(DATA))
+            (one,) = pack([file], lambda _, offset: io.BytesIO(DATA[offset:]))
             assert server.request("POST", "/blobs", body=b"".join(one)).status == 201
             entry = {"kind": "file", "path": "data", "size": file.size, "digest": file.digest}
             answer = server.request("POST", "/snapshots", json_body={"entries": [entry]})

@@ -77,7 +77,7 @@ class Walk:
         data = (os.urandom(32) + name.encode()) * (size // 32)
         file = File(path="data", size=len(data), digest=blake3.blake3(data).hexdigest())
         statuses: list[int] = []
-        (one,) = pack([file], lambda _: io.BytesIO(data))
+        (one,) = pack([file], lambda _, offset: io.BytesIO(data[offset:]))
         entry = {"kind": "file", "path": file.path, "size": file.size, "digest": file.digest}
         asked = {
             "command": [sys.executable, "-c", SCRIPT, str(self.witness), name],

@@ -71,7 +71,7 @@ class Nemesis:
             assert self._server.process is not None
             pid = self._server.process.pid
             how = self._random.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGSTOP))
-            with Killer(pid, self._random.randint(1, 150), signum=how) as killer:
+            with Killer(pid, self._random.randint(1, 40), signum=how) as killer:
                 self._wait_for(killer)
                 if not killer.fired:
                     continue

@@ -31,7 +31,6 @@ PLACES = {
     "the engine knows a task": ("name", r"local/in\w+-job-\w+-1-0$", 1),
     "files are unpacked": ("name", r"/workspace\.\w+$", 1),
     "the workspace is there": ("name", r"/workspace$", 1),
-    "the supervisor is made": ("process", r"^(v?fork|clone3?)$", 1),
     "the supervisor is told": ("write", r"pipe:", 1),
     "artifacts are collected": ("sync", r"/artifacts/notes.txt$", 1),
     "a task is forgotten": ("name", r"\.trash-\w+$", 1),

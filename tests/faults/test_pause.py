@@ -78,7 +78,7 @@ def test_a_server_paused_in_a_transition_goes_on_where_it_was(victim: Victim) ->
     """Meanwhile nobody takes its place (P2, P3)."""
     assert victim.process is not None
     pid = victim.process.pid
-    for at in ("a job is accepted", "the supervisor is made", "artifacts are collected"):
+    for at in ("a job is accepted", "the supervisor is told", "artifacts are collected"):
         calls, where, nth = PLACES[at]
         with Killer(pid, nth, calls, where, signal.SIGSTOP) as killer:
             told: list[AssertionError] = []

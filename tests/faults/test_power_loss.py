@@ -153,7 +153,7 @@ class Power:
     def _send(self, name: str, lines: int, pieces: int, shown: threading.Event | None) -> bool:
         data = name.encode() * 500
         file = File(path="data", size=len(data), digest=blake3.blake3(data).hexdigest())
-        (one,) = pack([file], lambda _: io.BytesIO(data))
+        (one,) = pack([file], lambda _, offset: io.BytesIO(data[offset:]))
         entry = {"kind": "file", "path": file.path, "size": file.size, "digest": file.digest}
         if self.server.request("POST", "/blobs", body=b"".join(one)).status != 201:
             return False
