@@ -31,6 +31,7 @@ from gradient_jupyter.client import Client, connection, jobs, stream
 from gradient_jupyter.engines.base import Phase, Unreachable
 from gradient_jupyter.engines.local import attempt
 from gradient_jupyter.resources.errors import ServerUnavailable
+from gradient_jupyter.resources.snapshot import EMPTY_TREE
 from gradient_jupyter.server.program import TAKEN
 
 PATIENT = witness.SHELL + f"begin; echo up; {GATE}; echo down; end"
@@ -144,7 +145,7 @@ def test_clients_of_a_paused_server_give_up_and_lose_nothing(
 
 def request(name: str) -> jobs.wire.CreateJob:
     return jobs.wire.CreateJob(
-        command=("sh", "-c", witness.SHELL + "begin; end"), snapshot=jobs.EMPTY_TREE, project="paused",
+        command=("sh", "-c", witness.SHELL + "begin; end"), snapshot=EMPTY_TREE, project="paused",
         name=name, host=jobs.host_environment(),
     )  # fmt: skip
 
