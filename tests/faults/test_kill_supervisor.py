@@ -70,7 +70,10 @@ async def running(
         env={"GRADIENT_JOB_ID": "j1", "GRADIENT_ATTEMPT": "1"}, storage=storage, datasets=datasets,
         resources=Resources(cpus=1, memory_bytes=1 << 20), labels={},
     )  # fmt: skip
-    engine = LocalEngine(root / "engine", lambda _, to: to.mkdir(), install="test", isolation=isolation)  # type: ignore[arg-type]
+    # Without a fork server, which a test that stops what is made would stop too: it has tests of its own.
+    engine = LocalEngine(
+        root / "engine", lambda _, to: to.mkdir(), install="test", isolation=isolation, warm_s=0  # type: ignore[arg-type]
+    )  # fmt: skip
     await engine.start()
     try:
         await ensure(engine, task)
