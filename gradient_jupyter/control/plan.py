@@ -89,7 +89,7 @@ def plan(job: Job, seen: Observation | None) -> Action | None:
         return Requeue() if job.phase is Phase.RETRYING else None
     if seen is None:
         if job.state is State.RUNNING:
-            return _last_or_not(job, Conclude(State.ERROR, lost(job)))
+            return _last_or_not(job, Conclude(State.ERROR, _lost(job)))
         return Ensure() if wanted else Conclude(State.CANCELLED, _CANCELLED)
     if seen.phase.ended:
         return _ended(job, seen)
@@ -111,7 +111,7 @@ def _ended(job: Job, seen: Observation) -> Action:
     if seen.phase is Seen.LOST:
         if job.target is not Target.RUN:
             return Conclude(State.CANCELLED, _CANCELLED, kill=True)
-        end = Conclude(State.ERROR, lost(job), started_us=seen.started_us, kill=True)
+        end = Conclude(State.ERROR, _lost(job), started_us=seen.started_us, kill=True)
         return _last_or_not(job, end)
     if seen.stopped and job.target is not Target.RUN:
         state, reason = State.CANCELLED, _CANCELLED
@@ -195,7 +195,7 @@ def _platform(job: Job, seen: Observation) -> Reason:
     )
 
 
-def lost(job: Job) -> Reason:
+def _lost(job: Job) -> Reason:
     return Reason(
         code="lost",
         message="The process is gone and nobody saw how it ended: the machine restarted, or the process that "

@@ -55,7 +55,6 @@ log = logging.getLogger(__name__)
 _WORKERS = 8
 _RELIST_S = 60.0
 #: Collecting that is over sooner is written together with the job's end.
-_SOON_S = 0.1
 _REWATCH_S = 5.0
 _QUEUE = "queue"
 _PROJECTS = "projects"

@@ -150,8 +150,8 @@ class CreateJob(Request, frozen=True, kw_only=True):
 class RerunJob(Request, frozen=True, kw_only=True):
     """What is to be different from the job that is repeated. None: as it was.
 
-    Its files are the same to the byte; ``env`` is laid over the old one, and an empty value takes a
-    variable away only if it is named in ``unset``.
+    Its files are the same to the byte. ``env`` is laid over the old one; the variables in ``unset`` are taken
+    away.
     """
 
     command: Annotated[tuple[Word, ...], msgspec.Meta(min_length=1, max_length=4096)] | None = None

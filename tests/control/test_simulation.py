@@ -20,6 +20,8 @@ from gradient_jupyter.resources.job import Target
 
 #: How many worlds one test looks at; the slow ones make it ten thousand.
 BATCH = 100
+#: ``first-last``, or one seed: those worlds and no others.
+CHOSEN = os.environ.get("GRADIENT_SEEDS", "")
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +63,8 @@ async def story(world: World) -> None:
 
 
 def seeds(batch: int) -> range:
-    if chosen := os.environ.get("GRADIENT_SEEDS"):
-        first, _, last = chosen.partition("-")
+    if CHOSEN:
+        first, _, last = CHOSEN.partition("-")
         return range(int(first), int(last or first) + 1) if batch == 0 else range(0)
     return range(batch * BATCH, (batch + 1) * BATCH)
 
@@ -81,4 +83,5 @@ def test_no_promise_is_broken_in_any_world(connection: Connection, tmp_path: Pat
             raise AssertionError(f"GRADIENT_SEEDS={seed}: {error}") from error
         restarts += world.restarts
         runs += len(world.engine.runs)
-    assert restarts and runs, "nothing happened in any of these worlds"
+    # One world that is looked at again may be one in which little happens.
+    assert CHOSEN or (restarts and runs), "nothing happened in any of these worlds"
