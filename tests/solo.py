@@ -165,5 +165,17 @@ class SoloServer:
                 return dict(data["job"])  # type: ignore[index]
         raise AssertionError("the stream ended without `end`")
 
+    def deleted(self, *job_ids: object) -> None:
+        """Deletes them, and returns when they are gone."""
+        install = self.request("GET", "/server").json()["install"]
+        for job_id in job_ids:
+            assert self.request("DELETE", f"/jobs/{job_id}").status == 202
+        left = set(job_ids)
+        for _, _, event in self.events("/events", headers={"Last-Event-ID": f"{install}-0"}):
+            if event["noun"] == "job" and event["action"] == "deleted":
+                left.discard(event["id"])
+                if not left:
+                    return
+
     def text(self, job_id: object) -> str:
         return self.request("GET", f"/jobs/{job_id}/log").data.decode()

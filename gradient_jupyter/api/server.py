@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import msgspec
 from gradient_jupyter import __version__
 from gradient_jupyter.api.routes import Call, Right, Route
 from gradient_jupyter.resources.base import Request, Resource
+from gradient_jupyter.resources.errors import ServerError
 from gradient_jupyter.resources.server import API, Hello, ServerInfo, proof
 from gradient_jupyter.store import jobs as job_rows
 
@@ -29,11 +31,14 @@ async def hello(call: Call) -> Hello:
 async def show(call: Call) -> ServerInfo:
     plane, host = call.plane, call.host
     engine = plane.engine.capabilities()
+    jobs: int | None = None
+    with contextlib.suppress(ServerError):  # this is where people look when something is wrong
+        jobs = await plane.database.read(job_rows.live)
     isolation = "Nothing is started while it is read-only." if plane.read_only else engine.isolation
     return ServerInfo(
         version=__version__, api=API, mode=host.mode, pid=os.getpid(), install=plane.install,
         engine=engine.name, isolation=isolation, started_us=host.started_us,
-        jobs=await plane.database.read(job_rows.live), streams=host.streams, data=str(plane.layout.root),
+        jobs=jobs, streams=host.streams, data=str(plane.layout.root),
         read_only=plane.read_only,
     )  # fmt: skip
 

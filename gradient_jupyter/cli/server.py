@@ -74,6 +74,7 @@ def _show(client: Client, *, as_json: bool) -> None:
         print_json(info)
         return
     head = f"{info.mode}, version {clean(info.version)}, process {info.pid}"
+    live = "unknown how many" if info.jobs is None else f"{info.jobs:,}"
     word = paint("● Read-only", "yellow") if info.read_only else paint("● Running", "blue")
     say(f"  {word}    {head:<48}{paint(duration(now_us() - info.started_us), 'dim')}")
     facts(
@@ -81,7 +82,7 @@ def _show(client: Client, *, as_json: bool) -> None:
             *([("Because", clean(info.read_only))] if info.read_only else []),
             ("Address", client.url),
             ("Engine", f"{clean(info.engine)}: {clean(info.isolation)}"),
-            ("Jobs", f"{info.jobs:,} not over, {count(info.streams, 'open stream')}"),
+            ("Jobs", f"{live} not over, {count(info.streams, 'open stream')}"),
             ("Data", clean(info.data)),
         ]
     )

@@ -139,6 +139,7 @@ def _progress(job: Job, work: Collection) -> Reason:
     skip = f"To do without the rest: gradient jobs stop {job.id}" if job.target is Target.RUN else ""
     return Reason(
         code="collecting",
-        message=f"Collecting the artifacts: {work.files:,} files, {decimal(work.bytes)} so far.",
+        message=f"Collecting the artifacts: {work.files:,} {'file' if work.files == 1 else 'files'}, "
+        f"{decimal(work.bytes + work.reading)} so far.",
         next=skip,
     )

@@ -66,6 +66,8 @@ class Collection:
     """Whose files count."""
     files: int = 0
     bytes: int = 0
+    reading: int = 0
+    """Bytes of the file that is being read."""
     stopped: bool = False
     """Set by whoever does not want the rest."""
 
@@ -190,11 +192,13 @@ class Collection:
                     while piece := content.read(_PIECE):
                         hasher.update(piece)
                         size += len(piece)
+                        self.reading = size
                         if size > before.st_size or self.stopped:
                             break
                         if time.monotonic() - turn >= _TURN_S:
                             yield None
                             turn = time.monotonic()
+                    self.reading = 0
                     if self.stopped:
                         return
                     after = os.fstat(fd)

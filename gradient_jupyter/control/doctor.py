@@ -25,7 +25,7 @@ from gradient_jupyter import __version__
 from gradient_jupyter.control import leftovers
 from gradient_jupyter.control.clock import is_synchronised
 from gradient_jupyter.control.floors import below
-from gradient_jupyter.control.integrity import check_artifacts, check_files
+from gradient_jupyter.control.integrity import check_artifacts, check_files, check_logs
 from gradient_jupyter.control.layout import Layout
 from gradient_jupyter.resources.admin import Check, Diagnosis, Level
 from gradient_jupyter.resources.base import now_us
@@ -279,6 +279,7 @@ def _files(layout: Layout, *, full: bool) -> Iterator[Line]:
             for what, result in (
                 ("sent files", check_files(layout, database, full=full)),
                 ("artifacts", check_artifacts(layout, database, full=full)),
+                ("logs", check_logs(layout, database, full=full)),
             ):
                 looked = f"{result.looked:,} of {result.there:,} {what}"
                 if result.damaged:

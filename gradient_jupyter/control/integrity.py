@@ -13,6 +13,7 @@ import msgspec
 from gradient_jupyter.control.artifacts import ArtifactDamaged, open_known
 from gradient_jupyter.control.collection import opened
 from gradient_jupyter.control.layout import Layout
+from gradient_jupyter.engines import framedlog
 from gradient_jupyter.resources.artifact import Artifact
 from gradient_jupyter.workspace.blobs import BlobStore, Damaged
 
@@ -65,6 +66,34 @@ def check_artifacts(layout: Layout, database: sqlite3.Connection, *, full: bool)
         if (problem := _problem(layout.attempt(job_id, attempt) / "artifacts", known)) is not None:
             looked.damaged.append(f"{job_id} {path!r}: {problem}")
     return looked
+
+
+def check_logs(layout: Layout, database: sqlite3.Connection, *, full: bool) -> Looked:
+    """Of attempts that have ended: every frame's sum, and that the end is still there."""
+    query = "SELECT job_id, attempt, log_bytes FROM attempts"
+    known = f"{query} WHERE log_bytes IS NOT NULL"
+    there = database.execute(f"SELECT count(*) FROM ({known})").fetchone()[0]  # noqa: S608
+    looked = Looked(0, there, [], "What is left of them is shown; the rest is lost.")
+    for job_id, attempt, size in _chosen(database, query, "log_bytes", full=full):
+        if size is None:
+            continue
+        looked.looked += 1
+        if (problem := _log_problem(layout.attempt(job_id, attempt) / "log", size)) is not None:
+            looked.damaged.append(f"{job_id} attempt {attempt}: {problem}")
+    return looked
+
+
+def _log_problem(path: Path, size: int) -> str | None:
+    try:
+        with framedlog.Reader(path) as reader:
+            offset = 0
+            while chunks := reader.read(offset, _PIECE, whole=True):
+                offset = chunks[-1].offset + len(chunks[-1].data)
+    except framedlog.DamagedLog as damage:
+        return f"it is damaged at byte {damage.position} of its file"
+    except OSError as error:
+        return f"it cannot be read ({(error.strerror or str(error)).lower()})"
+    return f"its last {size - offset:,} bytes are missing" if offset < size else None
 
 
 def _problem(directory: Path, known: Artifact) -> str | None:

@@ -27,8 +27,9 @@ from gradient_jupyter.resources.job import (
 from gradient_jupyter.resources.machine_type import MachineType
 from gradient_jupyter.resources.owner import Role
 from gradient_jupyter.resources.page import Attempts, JobQuery, Jobs
+from gradient_jupyter.store import attempts as attempt_rows
 from gradient_jupyter.store import jobs as rows
-from gradient_jupyter.store import ledger
+from gradient_jupyter.store import ledger, spent_keys
 from gradient_jupyter.store import projects as project_rows
 from gradient_jupyter.store import snapshots as snapshot_rows
 
@@ -85,12 +86,16 @@ async def _create(
     plane.check_space()
 
     def work(connection: Connection) -> tuple[Job, bool]:
-        if idempotency_key and (
-            found := rows.by_idempotency_key(connection, principal.owner, idempotency_key)
-        ):
+        if idempotency_key and (found := _made(connection, principal, idempotency_key)):
             return found, False
         request = check(connection)
         project = _project(connection, principal, request)
+        if idempotency_key and rows.is_key_taken(connection, project.owner, idempotency_key):
+            raise Conflict(
+                f"Somebody else has used the Idempotency-Key {idempotency_key!r} in this project.",
+                next="Take one that nobody else will take, for instance a random one.",
+                code="idempotency-key-taken",
+            )
         _check_queued(connection, plane, project.owner)
         created = now_us()
         job = Job(
@@ -111,6 +116,18 @@ async def _create(
     if new:
         plane.reconciler.look_at_queue()
     return await again(plane, job)
+
+
+def _made(connection: Connection, principal: Principal, idempotency_key: str) -> Job | None:
+    """The job that the same submit has made before. Raises ``Conflict`` when it was deleted since."""
+    found = rows.by_idempotency_key(connection, principal.user_id, idempotency_key)
+    if found is None and (erased := spent_keys.job_of(connection, principal.user_id, idempotency_key)):
+        raise Conflict(
+            f"This submit made the job {erased}, which has been deleted since.",
+            next="To run it all the same, submit it anew.",
+            code="job-deleted",
+        )
+    return found
 
 
 async def get(plane: Plane, principal: Principal, job_id: str) -> Job:
@@ -134,7 +151,7 @@ async def attempts(plane: Plane, principal: Principal, job_id: str) -> Attempts:
 
     def work(connection: Connection) -> Attempts:
         access.job(connection, principal, job_id, Role.VIEWER)
-        return Attempts(items=tuple(rows.list_attempts(connection, job_id)))
+        return Attempts(items=tuple(attempt_rows.of_job(connection, job_id)))
 
     return await plane.database.read(work)
 

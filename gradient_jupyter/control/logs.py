@@ -7,8 +7,10 @@ position, or another one, the reader is told so. How a log is read and shared st
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from functools import partial
+
+from sqlalchemy import Connection
 
 from gradient_jupyter.control import jobs
 from gradient_jupyter.control.access import Principal
@@ -19,6 +21,7 @@ from gradient_jupyter.resources.base import now_us
 from gradient_jupyter.resources.errors import InvalidRequest, NotFound, ServerError
 from gradient_jupyter.resources.job import Job
 from gradient_jupyter.resources.log import Ended, LogPiece, Truncated
+from gradient_jupyter.store import attempts as attempt_rows
 
 _PLATFORM = NAMES[3]
 
@@ -70,6 +73,8 @@ async def follow(
             if fresh is not job:
                 job = fresh
                 yield job
+            if (job.final or job.attempt > cursor.attempt) and (cut := await cursor.missing()) is not None:
+                yield cut
             if attempt is None and job.attempt > cursor.attempt:
                 cursor.move(cursor.attempt + 1 if cursor.attempt else job.attempt)
                 continue
@@ -90,20 +95,44 @@ async def whole(
     _check_attempt(job, attempt)
     number = attempt or job.attempt
     file = LogFile(plane.layout.attempt(job_id, number) / "log")
+    size = await plane.database.read(_log_bytes(job_id, number)) or 0
     if not number or not await plane.followed.tails.run(file.epoch):
+        if size:
+            raise _cut(size)
+        if job.final:
+            raise NotFound(f"The job {job_id} never started, so it has no log.", code="no-log")
         raise NotFound(
             f"The job {job_id} has not started, so it has no log yet.",
             next=f"Follow it: gradient jobs logs {job_id} --follow",
             code="no-log-yet",
         )
-    return _bytes(plane, file)
+    return _bytes(plane, file, size)
 
 
-async def _bytes(plane: Plane, file: LogFile) -> AsyncIterator[bytes]:
+async def _bytes(plane: Plane, file: LogFile, size: int) -> AsyncIterator[bytes]:
+    """``size``: what it had when its attempt ended, or 0. Raises ``ServerError`` where it is shorter now."""
     offset = 0
     while data := await plane.followed.tails.run(file.read_bytes, offset):
         offset += len(data)
         yield data
+    if offset < size:
+        raise _cut(size - offset)
+
+
+def _log_bytes(job_id: str, attempt: int) -> Callable[[Connection], int | None]:
+    return partial(attempt_rows.log_bytes, job_id=job_id, attempt=attempt)
+
+
+def _cut(missing: int) -> ServerError:
+    return ServerError(
+        f"The log is damaged: {_missing(missing)}.",
+        next="The file itself is left as it is.",
+        code="log-damaged",
+    )
+
+
+def _missing(count: int) -> str:
+    return f"{count:,} bytes that were there when the attempt ended are missing at its end"
 
 
 def _check_attempt(job: Job, attempt: int | None) -> None:
@@ -176,6 +205,17 @@ class _Cursor:
             return None
         self._offset = batch.after
         return batch.wire
+
+    async def missing(self) -> bytes | None:
+        """What is to be said, once, of an attempt that is over, when its log has lost its end since."""
+        if self._tail is None or self._damaged:
+            return None
+        read = partial(self._plane.database.read, _log_bytes(self._job_id, self.attempt))
+        count = await self._tail.whole(read) - self._offset
+        if count <= 0:
+            return None
+        self._damaged = True
+        return self._said(Position(self._epoch, self._offset), f"the log is damaged: {_missing(count)}.")
 
     def _open(self, attempt: int) -> None:
         self._held.close()

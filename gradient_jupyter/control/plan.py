@@ -111,7 +111,7 @@ def _ended(job: Job, seen: Observation) -> Action:
     if seen.phase is Seen.LOST:
         if job.target is not Target.RUN:
             return Conclude(State.CANCELLED, _CANCELLED, kill=True)
-        end = Conclude(State.ERROR, _lost(job), started_us=seen.started_us, kill=True)
+        end = Conclude(State.ERROR, _lost(job, seen.message), started_us=seen.started_us, kill=True)
         return _last_or_not(job, end)
     if seen.stopped and job.target is not Target.RUN:
         state, reason = State.CANCELLED, _CANCELLED
@@ -195,10 +195,16 @@ def _platform(job: Job, seen: Observation) -> Reason:
     )
 
 
-def _lost(job: Job) -> Reason:
+def _lost(job: Job, how: str = "") -> Reason:
+    once_more = (
+        f"That was the last of {job.attempt} attempts."
+        if job.retries
+        else "It is not run again by itself; send it once more if it may be repeated (--retries does that)."
+    )
     return Reason(
         code="lost",
-        message="The process is gone and nobody saw how it ended: the machine restarted, or the process that "
+        message=how
+        or "The process is gone and nobody saw how it ended: the machine restarted, or the process that "
         "watched it was killed.",
-        next="It is not run again by itself; send it once more if it may be repeated.",
+        next=f"{once_more} Its last lines: gradient jobs logs {job.id}",
     )

@@ -34,14 +34,16 @@ from gradient_jupyter.control.plan import (
     Stop,
     plan,
 )
+from gradient_jupyter.control.tails import LogFile
 from gradient_jupyter.control.workqueue import WorkQueue
 from gradient_jupyter.engines.base import Conflict, HintKind, Observation, Rejected, Unreachable
 from gradient_jupyter.resources.base import now_us
-from gradient_jupyter.resources.errors import GradientError, NoSpace
+from gradient_jupyter.resources.errors import GradientError, NoSpace, ServerError
 from gradient_jupyter.resources.job import Job, Phase, Reason, State, Target
+from gradient_jupyter.store import attempts as attempt_rows
 from gradient_jupyter.store import events as event_rows
 from gradient_jupyter.store import jobs as rows
-from gradient_jupyter.store import ledger
+from gradient_jupyter.store import ledger, spent_keys
 from gradient_jupyter.store import projects as project_rows
 from gradient_jupyter.store.ledger import Claim
 from gradient_jupyter.workspace.inside import remove_tree
@@ -271,6 +273,7 @@ class Reconciler:
                 await self._plane.database.write(lambda connection: _noted(connection, job, began))
                 return None
             collected = done
+        log_bytes = await self._log_bytes(job)
 
         def work(connection: Connection) -> Job | None:
             fresh = _noted(connection, job, began)
@@ -290,7 +293,7 @@ class Reconciler:
             )
             rows.add_artifacts(connection, job.id, collected.artifacts, replace=collected.fresh)
             if job.attempt and job.state is not State.PENDING:
-                _end_attempt(connection, fresh, end)
+                _end_attempt(connection, fresh, end, log_bytes)
             return fresh
 
         concluded = await self._plane.database.write(work)
@@ -307,6 +310,7 @@ class Reconciler:
             message=f"Attempt {job.attempt} of at most {job.retries + 1}: {end.reason.message}",
             next="The next attempt starts as soon as a machine is free.",
         )
+        log_bytes = await self._log_bytes(job)
 
         def work(connection: Connection) -> Job | None:
             fresh = rows.find(connection, job.id)
@@ -316,7 +320,7 @@ class Reconciler:
                 return fresh  # a person was quicker: the next look concludes it
             fresh = _noted(connection, job, began)
             assert fresh is not None, "it was there a line ago, in the same transaction"
-            _end_attempt(connection, fresh, end)
+            _end_attempt(connection, fresh, end, log_bytes)
             return rows.change(
                 connection, fresh, state=State.PENDING, phase=Phase.RETRYING, reason=reason, started_us=None,
                 progress=None,
@@ -325,6 +329,15 @@ class Reconciler:
         retried = await self._plane.database.write(work)
         self.look_at_queue()
         return retried
+
+    async def _log_bytes(self, job: Job) -> int | None:
+        """How long the attempt's log is, now that nobody writes it; what is missing later was lost."""
+        file = LogFile(self._plane.layout.attempt(job.id, job.attempt) / "log")
+        try:
+            return await self._plane.followed.tails.run(file.size)
+        except (ServerError, OSError) as error:
+            log.warning("%s: its log cannot be measured: %s", job.id, error)
+            return None
 
     async def _requeue(self, job: Job) -> Job | None:
         """Nothing of the attempt before is left. Returns the row as it is then."""
@@ -383,7 +396,7 @@ class Reconciler:
             connection, job, state=State.PROVISIONING, phase=Phase.STARTING, attempt=claim.attempt,
             engine=engine, reason=_STARTING,
         )  # fmt: skip
-        rows.begin_attempt(
+        attempt_rows.begin(
             connection, job.id, claim.attempt, tasks.key(self._plane.install, job.id, claim.attempt), engine
         )
         ledger.take(connection, claim)
@@ -423,13 +436,13 @@ class Reconciler:
             log.warning("relist: the engine does not answer: %s", error)
             return
         for key in present:
-            known = await plane.database.read(partial(rows.job_of_key, key=key))
+            known = await plane.database.read(partial(attempt_rows.job_of_key, key=key))
             mine = tasks.job_of(plane.install, key)
             if known is None and mine is not None:
                 # A database that was restored, or has lost its last commits, may not know of an attempt that
                 # was made. Its task stays: it is found when that attempt is made again, not started twice.
                 job = await plane.database.read(partial(rows.find, job_id=mine))
-                known = None if job is None else rows.Known(job.id, True)
+                known = None if job is None else attempt_rows.Known(job.id, True)
             if known is not None and known.current:
                 self._work.add(known.job_id)
             elif mine is not None:
@@ -449,6 +462,7 @@ class Reconciler:
             try:
                 await self._relist()
                 await self._plane.database.write(event_rows.trim)
+                await self._plane.database.write(spent_keys.trim)
             except Exception:
                 log.exception("relist failed; again in %.0f s", _RELIST_S)
 
@@ -470,11 +484,11 @@ class Reconciler:
                 await asyncio.sleep(_REWATCH_S)
 
 
-def _end_attempt(connection: Connection, job: Job, end: Conclude) -> None:
+def _end_attempt(connection: Connection, job: Job, end: Conclude, log_bytes: int | None) -> None:
     """Its end, and its machine given back: the engine has been seen to be done with it."""
     started_us = end.started_us if end.started_us is not None else job.started_us
-    rows.end_attempt(
-        connection, job, end.state, end.reason, end.exit_code, started_us, end.ended_us or now_us()
+    attempt_rows.end(
+        connection, job, end.state, end.reason, end.exit_code, started_us, end.ended_us or now_us(), log_bytes
     )
     ledger.release(connection, job.id, job.attempt)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -143,6 +143,7 @@ class Tail(Feed):
         self._encode = encode
         self._turn = asyncio.Lock()
         self._epoch = 0
+        self._whole: int | None = None
 
     def log_grew(self) -> None:
         self.stir()
@@ -163,6 +164,13 @@ class Tail(Feed):
 
     async def size(self) -> int:
         return await self._blocking(self._file.size)
+
+    async def whole(self, load: Callable[[], Awaitable[int | None]]) -> int:
+        """Decoded bytes it had when its attempt ended, as far as is known. ``load`` is asked once."""
+        async with self._turn:
+            if self._whole is None:
+                self._whole = await load() or 0
+            return self._whole
 
     async def _next(self, offset: int) -> Batch | None:
         return await self._blocking(self._read, offset)

@@ -195,6 +195,8 @@ class Attempt(Resource, frozen=True, kw_only=True):
     state: State | None = None
     """How it ended: what the job would have become without a further attempt. None while it lives."""
     reason: Reason | None = None
+    log_bytes: int | None = None
+    """How long its log was when it ended, as text; None while it lives."""
 
 
 class Job(Resource, frozen=True, kw_only=True):

@@ -30,8 +30,8 @@ class ServerInfo(Resource, frozen=True, kw_only=True):
     isolation: str
     """How a job's world is made here, in one sentence."""
     started_us: int
-    jobs: int
-    """How many jobs are not final."""
+    jobs: int | None
+    """How many jobs are not final; None when the database is damaged there."""
     streams: int
     """How many logs and event streams are open, and repositories being fetched."""
     data: str

@@ -11,14 +11,22 @@ at every start.
 from __future__ import annotations
 
 import errno
+import logging
 import os
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
 from gradient_jupyter.control.layout import Layout
 from gradient_jupyter.server import claimed
 from gradient_jupyter.store import condition, schema
+from gradient_jupyter.store.ballast import Ballast
 from gradient_jupyter.workspace import durable
+
+log = logging.getLogger(__name__)
+
+#: Bytes below which a start is not to be expected to succeed: the database's log grows to about this.
+_TO_START = 4 << 20
 
 
 class DataRootRefused(Exception):
@@ -43,6 +51,8 @@ def open_data_root(layout: Layout) -> Opened:
     try:
         _refuse_other_kinds(layout)
         _refuse_empty(layout)
+        if writable:
+            _make_room(layout)
         install, read_only = _prepared(layout, writable)
         _check_mark(layout, install, writable and not read_only)
     except schema.SchemaRefused as error:
@@ -75,6 +85,12 @@ def _prepared(layout: Layout, writable: bool) -> tuple[str, str]:
         f"The disk under {layout.root} takes no writes. What is there is shown. Make it writable "
         "(the system's log says why it is not), then stop this server: gradient server stop."
     )
+
+
+def _make_room(layout: Layout) -> None:
+    """On a full disk gives up the ballast, so that there is a server by which things can be deleted."""
+    if shutil.disk_usage(layout.root).free < _TO_START and Ballast(layout.ballast).drop():
+        log.warning("%s: the disk is full; its ballast was thrown off", layout.root)
 
 
 def _refuse_other_kinds(layout: Layout) -> None:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 
 class Ballast:
-    """``size`` bytes at ``path``; 0: there is none. Its methods block."""
+    """``size`` bytes at ``path``; 0: none is to be made. Its methods block."""
 
-    def __init__(self, path: Path, size: int) -> None:
+    def __init__(self, path: Path, size: int = 0) -> None:
         self._path = path
         self._size = size
 

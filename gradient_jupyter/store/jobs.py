@@ -1,4 +1,4 @@
-"""Jobs, their attempts and their artifacts.
+"""Jobs and their artifacts. Their attempts stand in ``attempts``.
 
 ``change`` is the only way a job's row changes: it checks the transition against the published table,
 notes the moment, and writes the event, in the caller's transaction.
@@ -32,7 +32,6 @@ from gradient_jupyter.resources.base import now_us
 from gradient_jupyter.resources.event import Action
 from gradient_jupyter.resources.job import (
     TRANSITIONS,
-    Attempt,
     HostEnvironment,
     Job,
     Moment,
@@ -42,9 +41,9 @@ from gradient_jupyter.resources.job import (
     State,
     Target,
 )
-from gradient_jupyter.store import events
+from gradient_jupyter.store import events, spent_keys
 from gradient_jupyter.store.projects import visible
-from gradient_jupyter.store.tables import artifacts, attempts, jobs, projects
+from gradient_jupyter.store.tables import artifacts, jobs, projects
 
 LIVE = tuple(state.value for state in State if not state.final)
 FINAL = tuple(state.value for state in State if state.final)
@@ -102,8 +101,14 @@ def find(connection: Connection, job_id: str) -> Job | None:
     return _one(connection, _BY_ID, job=job_id)
 
 
-def by_idempotency_key(connection: Connection, owner: str, key: str) -> Job | None:
-    return _one(connection, _BY_KEY, of=owner, key=key)
+def by_idempotency_key(connection: Connection, created_by: str, key: str) -> Job | None:
+    """The job this person made with it."""
+    return _one(connection, _BY_KEY, by=created_by, key=key)
+
+
+def is_key_taken(connection: Connection, owner: str, key: str) -> bool:
+    """By whomever: of one owner's jobs no two have the same."""
+    return connection.execute(_TAKEN, {"of": owner, "key": key}).first() is not None
 
 
 def page(
@@ -233,63 +238,10 @@ def change(
 
 
 def erase(connection: Connection, job: Job) -> None:
+    """The row goes; its idempotency key stays a while, and makes no second job."""
+    spent_keys.keep(connection, job.id)
     connection.execute(delete(jobs).where(jobs.c.id == job.id))
     events.append(connection, job.owner, job.project_id, "job", job.id, Action.DELETED, None)
-
-
-def begin_attempt(connection: Connection, job_id: str, attempt: int, key: str, engine: str) -> None:
-    connection.execute(
-        _BEGIN, dict(job_id=job_id, attempt=attempt, key=key, engine=engine, created_us=now_us())
-    )
-
-
-def end_attempt(
-    connection: Connection,
-    job: Job,
-    state: State,
-    reason: Reason | None,
-    exit_code: int | None,
-    started_us: int | None,
-    ended_us: int,
-) -> None:
-    """How the job's current attempt ended."""
-    connection.execute(
-        _END,
-        {
-            "job": job.id, "number": job.attempt, "at": ended_us, "code": exit_code, "end": state.value,
-            "why": None if reason is None else _json(reason), "began": started_us,
-        },
-    )  # fmt: skip
-
-
-def list_attempts(connection: Connection, job_id: str) -> list[Attempt]:
-    """Oldest first."""
-    query = select(attempts).where(attempts.c.job_id == job_id).order_by(attempts.c.attempt)
-    return [
-        Attempt(
-            attempt=row.attempt, created_us=row.created_us, started_us=row.started_us, ended_us=row.ended_us,
-            exit_code=row.exit_code, state=State(row.state) if row.state else None,
-            reason=msgspec.json.decode(row.reason, type=Reason) if row.reason else None,
-        )
-        for row in connection.execute(query)
-    ]  # fmt: skip
-
-
-class Known(msgspec.Struct, frozen=True):
-    """Whose attempt a key stands for. ``current``: no other has followed it."""
-
-    job_id: str
-    current: bool
-
-
-def job_of_key(connection: Connection, key: str) -> Known | None:
-    """What the store knows of a task that an engine has."""
-    row = connection.execute(
-        select(attempts.c.job_id, attempts.c.attempt, jobs.c.attempt.label("newest"))
-        .join(jobs, jobs.c.id == attempts.c.job_id)
-        .where(attempts.c.key == key)
-    ).first()
-    return Known(row.job_id, row.attempt == row.newest) if row else None
 
 
 def add_artifacts(
@@ -328,20 +280,9 @@ def remove_artifact(connection: Connection, job_id: str, path: str) -> None:
 #: Statements are put together once: doing that costs as much as running them.
 _SELECT = select(jobs, projects.c.name.label("project")).join(projects, projects.c.id == jobs.c.project_id)
 _INSERT = insert(jobs)
-_BEGIN = insert(attempts)
-_END = (
-    update(attempts)
-    .where(attempts.c.job_id == bindparam("job"), attempts.c.attempt == bindparam("number"))
-    .values(
-        ended_us=bindparam("at"),
-        exit_code=bindparam("code"),
-        state=bindparam("end"),
-        reason=bindparam("why"),
-        started_us=bindparam("began"),
-    )
-)
 _BY_ID = _SELECT.where(jobs.c.id == bindparam("job"))
-_BY_KEY = _SELECT.where(jobs.c.owner == bindparam("of"), jobs.c.idempotency_key == bindparam("key"))
+_BY_KEY = _SELECT.where(jobs.c.created_by == bindparam("by"), jobs.c.idempotency_key == bindparam("key"))
+_TAKEN = select(jobs.c.seq).where(jobs.c.owner == bindparam("of"), jobs.c.idempotency_key == bindparam("key"))
 _WAITING = (
     select(jobs.c.id, jobs.c.owner, jobs.c.machine_type, jobs.c.priority, jobs.c.seq, jobs.c.attempt)
     .where(

@@ -135,6 +135,8 @@ jobs = Table(
     Column("rerun_of", String),
     Column("progress", Text),
     UniqueConstraint("owner", "idempotency_key"),
+    # A key is its sender's, whoever owns the project the job is in.
+    Index("ix_jobs_created_by", "created_by", "idempotency_key"),
     Index(None, "project_id", "seq"),
     Index(None, "state", "seq"),
     # What the queue and the relist ask for is a small part of all jobs there ever were.
@@ -157,6 +159,19 @@ attempts = Table(
     Column("state", String),
     Column("reason", Text),
     Column("started_us", Integer),
+    # Decoded bytes of its log when it ended; null where that is not known.
+    Column("log_bytes", Integer),
+)  # fmt: skip
+
+spent_keys = Table(
+    "spent_keys", metadata,
+    # Idempotency keys of jobs that were erased: a submit that is repeated late must not bring its job back.
+    Column("seq", Integer, primary_key=True),
+    Column("created_by", String, nullable=False),
+    Column("key", String, nullable=False),
+    Column("job_id", String, nullable=False),
+    UniqueConstraint("created_by", "key"),
+    sqlite_autoincrement=True,
 )  # fmt: skip
 
 claims = Table(

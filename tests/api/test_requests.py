@@ -162,6 +162,18 @@ def test_the_same_idempotency_key_never_makes_a_second_job(solo):
     assert len(ids) == 1
 
 
+def test_a_submit_that_is_repeated_after_its_job_was_deleted_does_not_bring_it_back(solo):
+    """P1: the answer was lost, somebody deleted the job meanwhile, and the client asks once more."""
+    empty = solo.request("POST", "/snapshots", json_body={"entries": []}).json()["id"]
+    body = {"command": ["true"], "snapshot": empty, "project": "idempotent"}
+    headers = {"Idempotency-Key": "deleted"}
+    job = solo.request("POST", "/jobs", json_body=body, headers=headers).json()
+    solo.deleted(job["id"])
+    again = solo.request("POST", "/jobs", json_body=body, headers=headers)
+    assert (again.status, again.json()["error"]["code"]) == (409, "job-deleted")
+    assert job["id"] in again.json()["error"]["message"] and again.json()["error"]["next"]
+
+
 @pytest.mark.parametrize("key", ["a b", "x" * 201, "\x7f"])
 def test_an_idempotency_key_that_is_none_is_refused(solo, key):
     answer = solo.request(

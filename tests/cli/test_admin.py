@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 
@@ -104,7 +105,7 @@ def test_doctor_names_a_damaged_database_with_which_no_server_starts(alone, grad
 
 
 def test_doctor_names_what_is_missing_or_damaged_and_who_is_unknown(alone, gradient):
-    """Fault: a stored file is damaged, an artifact is gone, a directory of an unknown job lies about."""
+    """Fault: a stored file is damaged, an artifact is gone, a log was cut, somebody unknown lies about."""
     gradient("run", "train.py", server=alone)
     gradient("server", "stop", server=alone)
     for path in (alone.data / "blobs").rglob("*"):
@@ -113,13 +114,21 @@ def test_doctor_names_what_is_missing_or_damaged_and_who_is_unknown(alone, gradi
     (job,) = (alone.data / "jobs").iterdir()
     (job / "1" / "artifacts").chmod(0o700)
     (job / "1" / "artifacts" / "model.bin").unlink()
+    os.truncate(job / "1" / "log", 20)
     (alone.data / "jobs" / ("j" + "0" * 12)).mkdir()
     (alone.data / "ballast").unlink()
     alone.data.chmod(0o755)
     found = gradient("admin", "doctor", "--json", server=alone)
     assert found.code == 1
     wrong = [check["message"] for check in found.json["checks"] if check["level"] != "ok"]
-    for words in ("2 sent files", "model.bin", "j" + "0" * 12, "ballast", "mode 0755"):
+    for words in (
+        "2 sent files",
+        "model.bin",
+        f"{job.name} attempt 1: its last",
+        "j" + "0" * 12,
+        "ballast",
+        "mode 0755",
+    ):
         assert any(words in message for message in wrong), (words, wrong)
 
 

@@ -6,6 +6,7 @@ No engine and no reconciler run here: the test writes the log and the row, so ea
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from sqlalchemy import Connection
 
 from gradient_jupyter.control import logs
 from gradient_jupyter.control.access import Principal
@@ -22,9 +24,10 @@ from gradient_jupyter.control.tails import Piece, Position
 from gradient_jupyter.engines.framedlog import Writer
 from gradient_jupyter.engines.local import LocalEngine
 from gradient_jupyter.resources.base import new_id, now_us
-from gradient_jupyter.resources.errors import NotFound
+from gradient_jupyter.resources.errors import NotFound, ServerError
 from gradient_jupyter.resources.job import Job, Moment, Phase, State, Target
 from gradient_jupyter.resources.log import Ended, Truncated
+from gradient_jupyter.store import attempts as attempt_rows
 from gradient_jupyter.store import jobs as rows
 from gradient_jupyter.store import projects, schema, users
 from gradient_jupyter.workspace.blobs import BlobStore
@@ -48,6 +51,19 @@ class Place:
         await self.plane.database.write(
             lambda connection: rows.change(connection, rows.find(connection, self.id), **values)
         )
+
+    async def ends(self, attempt: int, log_bytes: int) -> None:
+        """The attempt has failed, and its log had so many bytes then."""
+
+        def work(connection: Connection) -> None:
+            key = f"task-{attempt}"
+            attempt_rows.begin(connection, self.id, attempt, key, "local")
+            job = msgspec.structs.replace(rows.find(connection, self.id), attempt=attempt)
+            attempt_rows.end(connection, job, State.FAILED, None, 1, None, now_us(), log_bytes)
+            if attempt == rows.find(connection, self.id).attempt:
+                rows.change(connection, rows.find(connection, self.id), state=State.FAILED, phase=Phase.DONE)
+
+        await self.plane.database.write(work)
 
     def log(self, attempt: int) -> Writer:
         directory = self.plane.layout.attempt(self.id, attempt)
@@ -281,6 +297,75 @@ def test_a_damaged_log_is_told_once_and_the_next_attempt_is_read(tmp_path):
         await job.becomes(state=State.STOPPED, phase=Phase.DONE)
         assert "attempt 2" in str(await told.next())
         assert await told.rest() == [[(OUT, "two\n")], "Stopped 2", "end True"]
+
+    run(scene, tmp_path)
+
+
+@pytest.mark.parametrize("left", [40, 11, 0, None])
+def test_a_log_that_lost_its_end_at_rest_says_so(tmp_path, left):
+    """Fault: the file is cut to its first bytes, or gone, after its attempt has ended. P13."""
+
+    async def scene(job: Place) -> None:
+        job.write(1, "one\n")
+        job.write(1, "two\n")
+        await job.ends(1, 8)
+        path = job.plane.layout.attempt(job.id, 1) / "log"
+        if left is None:
+            path.unlink()
+        else:
+            os.truncate(path, left)
+        shown = [[(OUT, "one\n")]] if left == 40 else []
+        missing = 4 if left == 40 else 8
+        for follow in (True, False):
+            first, *told, said, end = await job.follow(follow=follow).rest()
+            assert (first, told, end) == ("Failed 1", shown, "end True")
+            assert "damaged" in str(said) and f"{missing} bytes" in str(said)
+        got = b""
+        with pytest.raises(ServerError, match=f"{missing} bytes") as refused:
+            async for piece in await logs.whole(job.plane, job.principal, job.id):
+                got += piece
+        assert refused.value.code == "log-damaged"
+        assert got == (b"one\n" if shown else b"")
+
+    run(scene, tmp_path)
+
+
+def test_an_earlier_attempts_log_that_lost_its_end_says_so_before_the_next(tmp_path):
+    """P13."""
+
+    async def scene(job: Place) -> None:
+        job.write(1, "one\n")
+        job.write(2, "two\n")
+        await job.becomes(state=State.RUNNING, phase=Phase.RUNNING, attempt=2)
+        await job.ends(1, 6)
+        await job.ends(2, 4)
+        told = await job.follow(f"{job.write(1, '')}-0").rest()
+        assert [str(each) for each in told[1:2]] == [str([(OUT, "one\n")])]
+        assert "2 bytes" in str(told[2]) and "attempt 2" in str(told[3])
+        assert told[4:] == [[(OUT, "two\n")], "end True"]
+
+    run(scene, tmp_path)
+
+
+def test_a_log_that_lost_its_end_costs_one_query_however_many_follow_it(tmp_path):
+    async def scene(job: Place) -> None:
+        job.write(1, "one\n")
+        told = [job.follow() for _ in range(50)]
+        for each in told:
+            assert [await each.next(), await each.next()] == ["Provisioning 1", [(OUT, "one\n")]]
+        read, queries = job.plane.database.read, 0
+
+        async def counted(work):
+            nonlocal queries
+            queries += 1
+            return await read(work)
+
+        job.plane.database.read = counted  # type: ignore[method-assign]
+        rests = [asyncio.create_task(each.rest()) for each in told]
+        await job.ends(1, 5)
+        for rest in await asyncio.gather(*rests):
+            assert "1 bytes" in str(rest[-2])
+        assert queries == 2  # the job, and how long its log was
 
     run(scene, tmp_path)
 

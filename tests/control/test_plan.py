@@ -101,6 +101,16 @@ def test_absent_after_running_is_lost_and_never_success():
     assert action.reason is not None and action.reason.code == "lost"
 
 
+def test_a_lost_attempt_says_how_it_was_lost_and_what_follows():
+    action = plan(job(State.RUNNING), seen(Seen.LOST, message="The machine was restarted while it ran."))
+    assert isinstance(action, Conclude) and action.reason is not None
+    assert action.reason.message == "The machine was restarted while it ran."
+    assert "not run again by itself" in action.reason.next and "jobs logs" in action.reason.next
+    last = plan(job(State.RUNNING, attempt=3, retries=2), seen(Seen.LOST))
+    assert isinstance(last, Conclude) and last.reason is not None
+    assert "last of 3 attempts" in last.reason.next and last.reason.message
+
+
 def test_absent_before_running_is_started():
     assert plan(job(State.PROVISIONING), None) == Ensure()
 

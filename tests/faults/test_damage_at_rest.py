@@ -5,8 +5,9 @@ damaged data are named, never served and never silently replaced; the server sta
 empty. It heals when the file is put back.
 
 Not seen by anybody: a flipped bit inside a value of the database that leaves a value (SQLite has no
-checksums), and in the log of its last commits, which SQLite takes for the torn end of a crash. A job's log
-that was cut looks like one whose writer was killed: it is shown as far as it goes.
+checksums), and in the log of its last commits, which SQLite takes for the torn end of a crash. The log of a
+job that ended while no server ran, and was cut before the next one started, looks like one whose writer was
+killed: it is shown as far as it goes.
 """
 
 from __future__ import annotations
@@ -249,7 +250,7 @@ def where(kept: Root, which: str) -> str:
 
 #: Which file, and what may be named when it is damaged (besides ``FINE``). One of ``must`` has to be.
 FILES: dict[str, tuple[set[str], bool]] = {
-    "log": ({"log damaged", "log none", "log short"}, True),
+    "log": ({"log damaged"}, True),
     "index": (set(), False),
     "unseen log": ({"log damaged", "log none", "log short"}, True),
     "manifest": ({"blob-damaged"}, True),
