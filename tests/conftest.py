@@ -45,6 +45,7 @@ def solo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SoloServer]:
         "--GradientServer.machine_types={'small': {'cpus': 0.01, 'memory_bytes': 1048576}}",
         "--GradientServer.default_machine_type=small",
         "--GradientServer.stop_grace_s=2",
+        "--GradientServer.retry_delay_s=0",
     )
     server.start()
     yield server

@@ -57,6 +57,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     stop_grace_s: float = 10
     patience_s: float = 10
     """After the grace: when an engine that was asked to stop a task is asked again."""
+    retry_delay_s: float = 1
+    """From the end of a first attempt to the second; twice as long before each one after it."""
     limits: Limits = Limits()
     """Of each owner."""
     reserve_bytes: int = 256 * 2**20

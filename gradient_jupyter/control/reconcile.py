@@ -58,6 +58,8 @@ _WORKERS = 8
 _RELIST_S = 60.0
 #: Collecting that is over sooner is written together with the job's end.
 _REWATCH_S = 5.0
+#: Before an attempt that follows many others.
+_LONGEST_PAUSE_S = 300.0
 _QUEUE = "queue"
 _PROJECTS = "projects"
 _STARTING = Reason(
@@ -72,6 +74,8 @@ class Reconciler:
         self._reload = True
         self._unborn: set[str] = set()
         """Those placed just now, of which the engine has not heard yet."""
+        self._again_at: dict[str, float] = {}
+        """By the loop's clock, when the next attempt may be queued. A new server need not wait."""
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -144,6 +148,9 @@ class Reconciler:
                 job = noted(job, action)
                 action = plan(job, seen)
             if action is None:
+                return
+            if isinstance(action, Requeue) and (pause_s := self._pause_s(job_id)) > 0:
+                self._work.add_later(job_id, pause_s)
                 return
             if action == before:
                 # It took no effect. Asking again at once would be a busy loop.
@@ -297,6 +304,7 @@ class Reconciler:
             return fresh
 
         concluded = await self._plane.database.write(work)
+        self._again_at.pop(job.id, None)
         self.look_at_queue()
         return concluded
 
@@ -305,10 +313,13 @@ class Reconciler:
         has forgotten it, so that never two of one job can run. Returns the row as it is then."""
         assert end.reason is not None
         began = [(note, now_us()) for note in notes]
+        pause_s = min(self._plane.settings.retry_delay_s * 2 ** (job.attempt - 1), _LONGEST_PAUSE_S)
+        self._again_at[job.id] = asyncio.get_running_loop().time() + pause_s
+        pause = f" after a pause of {pause_s:g} s," if pause_s else ""
         reason = Reason(
             code="retry",
             message=f"Attempt {job.attempt} of at most {job.retries + 1}: {end.reason.message}",
-            next="The next attempt starts as soon as a machine is free.",
+            next=f"The next attempt starts{pause} as soon as a machine is free.",
         )
         log_bytes = await self._log_bytes(job)
 
@@ -351,8 +362,13 @@ class Reconciler:
             return fresh
 
         requeued = await self._plane.database.write(work)
+        self._again_at.pop(job.id, None)
         self.look_at_queue()
         return requeued
+
+    def _pause_s(self, job_id: str) -> float:
+        """What is left of the pause before the next attempt: what failed may need a moment to be well."""
+        return self._again_at.get(job_id, 0.0) - asyncio.get_running_loop().time()
 
     async def _place(self) -> None:
         plane, queue = self._plane, self._plane.queue

@@ -107,6 +107,12 @@ class GradientServer(Application):
         help="How long a job's supervisor that does not answer (paused, stuck on a disk) is waited for, "
         "after the grace, before it is killed with the job.",
     ).tag(config=True)
+    retry_delay_s = traitlets.Float(
+        1.0,
+        min=0,
+        help="From the end of a job's first attempt to its second (--retries); twice as long before each one "
+        "after it, up to five minutes.",
+    ).tag(config=True)
     reserve_bytes = traitlets.Int(
         256 * 2**20,
         min=0,
@@ -220,6 +226,7 @@ class GradientServer(Application):
             ),
             stop_grace_s=self.stop_grace_s,
             patience_s=self.patience_s,
+            retry_delay_s=self.retry_delay_s,
             reserve_bytes=self.reserve_bytes,
             max_snapshot_bytes=self.max_snapshot_bytes,
             ballast_bytes=self.ballast_bytes,

@@ -52,6 +52,39 @@ def test_when_every_attempt_fails_the_job_ends_as_the_last_did(solo):
     assert moments.count(("Pending", "retrying")) == 2
 
 
+def entered(job, state, phase):
+    return [each["time_us"] for each in job["history"] if (each["state"], each["phase"]) == (state, phase)]
+
+
+def test_before_each_further_attempt_there_is_a_pause_that_doubles(own_solo):
+    own_solo.options = (*own_solo.options, "--GradientServer.retry_delay_s=0.25")
+    own_solo.start()
+    final = own_solo.finished(own_solo.job("false", retries=2)["id"])
+    began = entered(final, "Pending", "retrying")
+    queued = entered(final, "Pending", "queued")[1:]
+    for pause_s, since_us, until_us in zip((0.25, 0.5), began, queued, strict=True):
+        assert until_us - since_us > 0.9 * pause_s * 1e6
+
+
+def test_a_pause_before_an_attempt_ends_for_whoever_does_not_wait(own_solo):
+    """P6; a killed server: the next one does not wait the pause out. Heals with the next start."""
+    own_solo.options = (*own_solo.options, "--GradientServer.retry_delay_s=600")
+    own_solo.start()
+    stopped = own_solo.job("false", retries=1)
+    kept = own_solo.job("false", retries=1)
+    for job in (stopped, kept):
+        for event, _, data in own_solo.events(f"/jobs/{job['id']}/logs?follow=true"):
+            if event == "job" and data["phase"] == "retrying":
+                break
+        assert "pause of 300 s" in data["reason"]["next"]
+    own_solo.request("POST", f"/jobs/{stopped['id']}/stop")
+    assert own_solo.finished(stopped["id"])["state"] == "Cancelled"
+    own_solo.kill()
+    own_solo.start()
+    final = own_solo.finished(kept["id"])
+    assert (final["state"], final["attempt"]) == ("Failed", 2)
+
+
 def test_a_run_that_was_stopped_is_not_tried_again(solo):
     job = solo.job("sh", "-c", "echo up; sleep 600", retries=5)
     solo.printed(job["id"], "up\n")
