@@ -92,7 +92,8 @@ class Journal:
         self._unsure = ""
         """Why what a sync should have brought to the disk may not be there. No later sync says so: the system
         forgets what it could not write."""
-        self._unsynced = False
+        self._ended = True
+        """Whether what was written last ends a line."""
         self._dirty = threading.Event()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
@@ -104,7 +105,7 @@ class Journal:
 
     def say(self, text: str) -> None:
         """A line of the platform's own."""
-        self.append(PLATFORM, f"gradient: {text}\n".encode(errors="replace"))
+        self.append(PLATFORM, self._line(text))
 
     def append(self, stream: int, data: bytes) -> None:
         if self._unsaid:
@@ -116,8 +117,12 @@ class Journal:
             self._lose(len(data))
 
     def _gap(self) -> bytes:
-        lost = f"gradient: {self._unsaid} bytes of output are missing here: no space was left.\n"
-        return lost.encode()
+        return self._line(f"{self._unsaid} bytes of output are missing here: no space was left.")
+
+    def _line(self, text: str) -> bytes:
+        """What the command has not ended is not continued by us."""
+        line = f"gradient: {text}\n"
+        return (line if self._ended else f"\n{line}").encode(errors="replace")
 
     def _lose(self, count: int) -> None:
         if time.monotonic() >= self._retry_at:
@@ -130,7 +135,7 @@ class Journal:
             self._log.append(stream, data, time.time_ns() // 1000)
         except OSError:
             return False
-        self._unsynced = True
+        self._ended = data.endswith(b"\n")
         if not self._dirty.is_set():
             self._dirty.set()
         self._hints.log()
