@@ -44,7 +44,7 @@ def test_a_journal_that_is_closed_in_the_moment_of_a_sync_ends(
 def test_what_the_platform_says_begins_a_line_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fault: the disk is full in the middle of a line, for a while. P7: no line is shown that nobody wrote."""
+    """Fault: the disk is full in the middle of a line, for a while. P7: nobody else goes on with it."""
     monkeypatch.setattr(journal, "RETRY_EVERY_S", 0.0)
     hints = Hints(str(tmp_path), "nobody", "key")
 
