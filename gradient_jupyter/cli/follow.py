@@ -11,7 +11,7 @@ from gradient_jupyter.cli.terminal import Live, note, paint
 from gradient_jupyter.cli.text import clean, duration
 from gradient_jupyter.client.jobs import Job
 from gradient_jupyter.client.logs import STDOUT, LogLine
-from gradient_jupyter.resources.job import Phase, State
+from gradient_jupyter.resources.job import PLACED, Phase, State
 
 _WORD, _WHAT = 13, 48
 
@@ -110,9 +110,12 @@ class Follower:
                     note("  " + paint(again, "dim", sys.stderr))
             return
         line = step(icon, style, word, states.why(record) or f"{states.title(record)}  {record.id}")
-        if sys.stderr.isatty():
+        if record.phase is Phase.RETRYING:
+            self._live.clear()
+            note(line)
+        elif sys.stderr.isatty():
             self._live.show(line, now=True)
-        elif record.phase is Phase.QUEUED:
+        elif record.phase is Phase.QUEUED and not (record.reason and record.reason.code == PLACED):
             note(line)
 
 

@@ -13,7 +13,7 @@ from gradient_jupyter.control import placing
 from gradient_jupyter.control.machines import Room, Size, fits, rooms
 from gradient_jupyter.control.queue import Limits, Owner, Queue
 from gradient_jupyter.engines.base import Node
-from gradient_jupyter.resources.job import Job, Reason
+from gradient_jupyter.resources.job import PLACED, Job, Reason
 from gradient_jupyter.store.jobs import Waiting
 
 _SMALLER = (
@@ -54,6 +54,8 @@ class Standing:
 
     def reason(self, job: Job) -> Reason:
         """Why this job still waits."""
+        if job.id in self._queue.claims:
+            return Reason(code=PLACED, message="Its turn has come: a machine is taken for it.", next="")
         size = self._sizes.get(job.machine_type)
         stop = f"Stop it (gradient jobs stop {job.id}) and send it to another: gradient machineTypes"
         if size is None:

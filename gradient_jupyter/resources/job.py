@@ -88,6 +88,10 @@ class Reason(Resource, frozen=True, kw_only=True):
     next: str = ""
 
 
+#: The code of the reason of a job that is Pending for the last moment.
+PLACED = "placed"
+
+
 class Moment(Resource, frozen=True, kw_only=True):
     """When a job entered a phase."""
 

@@ -28,6 +28,12 @@ def test_a_job_is_tried_again_and_the_sheet_tells_of_each_attempt(gradient: Any)
     assert gradient("jobs", "list", "--tag", "nightl", "--json").json == []
 
 
+def test_whoever_follows_is_told_that_another_attempt_comes(gradient: Any, own_solo: Any) -> None:
+    ended = gradient("run", "--retries", "1", "sh", "-c", "exit 3", server=own_solo.start())
+    assert ended.code == 3
+    assert "retrying   Attempt 1 of at most 2: The command ended with exit code 3" in ended.err
+
+
 def test_a_job_is_run_again_with_another_command_and_other_variables(gradient: Any) -> None:
     first = gradient("run", "--json", "--env", "CODE=3", "--retries", "1", "train.py")
     assert first.code == 3

@@ -11,7 +11,7 @@ from queueing import GB, SIZES, Site, node
 from gradient_jupyter.control import placing
 from gradient_jupyter.control.machines import Size
 from gradient_jupyter.control.queue import Limits
-from gradient_jupyter.resources.job import State, Target
+from gradient_jupyter.resources.job import PLACED, State, Target
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -336,3 +336,13 @@ def test_a_limit_of_gpus_leaves_jobs_without_them_alone():
     assert set(site.running()) == {first, small}
     assert site.reason(second).code == "limit"
     assert "it needs 1 GPU, and 1 of your 1 are in use" in site.reason(second).message
+
+
+def test_a_job_that_was_just_placed_does_not_wait_for_itself():
+    """Its row is read before the placing is stored; its machine is held by nobody else."""
+    site = Site(node("n1", cpus=1))
+    job_id = site.submit("a", "small")
+    row = site.jobs[job_id]
+    site.place()
+    assert site.standing().reason(row).code == PLACED
+    assert site.standing().position(job_id) is None
