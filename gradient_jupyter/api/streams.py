@@ -121,8 +121,11 @@ class Bytes:
         self._media = media
 
     async def write(self, to: Connection) -> None:
+        pieces = aiter(self._pieces)
+        first = await anext(pieces, b"")  # what is wrong from the beginning has a status of its own
         await to.begin(200, {**_ATTACHMENT, "Content-Type": self._media})
-        async for piece in self._pieces:
+        await to.send(first)
+        async for piece in pieces:
             await to.send(piece)
 
 

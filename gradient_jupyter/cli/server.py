@@ -74,7 +74,7 @@ def _show(client: Client, *, as_json: bool) -> None:
         print_json(info)
         return
     head = f"{info.mode}, version {clean(info.version)}, process {info.pid}"
-    live = "unknown how many" if info.jobs is None else f"{info.jobs:,}"
+    live = "not known" if info.jobs is None else f"{info.jobs:,} not over"
     word = paint("● Read-only", "yellow") if info.read_only else paint("● Running", "blue")
     say(f"  {word}    {head:<48}{paint(duration(now_us() - info.started_us), 'dim')}")
     facts(
@@ -82,7 +82,7 @@ def _show(client: Client, *, as_json: bool) -> None:
             *([("Because", clean(info.read_only))] if info.read_only else []),
             ("Address", client.url),
             ("Engine", f"{clean(info.engine)}: {clean(info.isolation)}"),
-            ("Jobs", f"{live} not over, {count(info.streams, 'open stream')}"),
+            ("Jobs", f"{live}, {count(info.streams, 'open stream')}"),
             ("Data", clean(info.data)),
         ]
     )

@@ -5,6 +5,7 @@ The queue in memory is a picture of the rows. Where the two differ it is drawn a
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from sqlalchemy import Connection
 
 from gradient_jupyter.control import machines, placing, tasks
 from gradient_jupyter.control.machines import Room
+from gradient_jupyter.resources.errors import GradientError
 from gradient_jupyter.resources.job import Phase, Reason, State, Target
 from gradient_jupyter.store import attempts as attempt_rows
 from gradient_jupyter.store import jobs as rows
@@ -32,15 +34,13 @@ class Claiming:
     def __init__(self, plane: Plane) -> None:
         self._plane = plane
         self._started = False
-        self.doubtful = True
-        """The queue may differ from the rows, and is read anew before it is used."""
         self.unborn: set[str] = set()
         """Those placed just now, of which the engine has not heard yet."""
 
     async def place(self) -> None:
         """As many as fit."""
         plane, queue = self._plane, self._plane.queue
-        if self.doubtful:
+        if queue.doubtful:
             await self.reload()
         if not queue:
             return
@@ -55,14 +55,17 @@ class Claiming:
 
             try:
                 stored = await plane.database.write(work)
-            except BaseException:
-                self.doubtful = True  # the queue holds for them what the rows do not say
+            except BaseException as error:
+                queue.doubtful = True  # it holds for them what the rows do not say
+                if isinstance(error, GradientError):
+                    await self._give_back(error)
                 raise
+            queue.hindered(None)
             self.unborn.update(stored)
             for job_id in stored:
                 self._plane.reconciler.look_at(job_id)
             if len(stored) < len(chosen):
-                self.doubtful = True  # some moved on meanwhile, and what they would have had is free
+                queue.doubtful = True  # some moved on meanwhile, and what they would have had is free
                 self._plane.reconciler.look_at_queue()
         plane.changes.queue_moved()
 
@@ -86,6 +89,14 @@ class Claiming:
         ledger.take(connection, claim)
         return True
 
+    async def _give_back(self, error: GradientError) -> None:
+        """What could not be stored is nobody's, and whoever waits is told why."""
+        message = f"It cannot be started at the moment: {error.message}"
+        self._plane.queue.hindered(Reason(code=error.code, message=message, next=error.next))
+        with contextlib.suppress(GradientError):
+            await self.reload()
+        self._plane.changes.queue_moved()
+
     async def reload(self) -> None:
         """The rows are the truth of who waits and who holds what."""
         plane = self._plane
@@ -94,7 +105,6 @@ class Claiming:
             lambda connection: (rows.waiting(connection), ledger.taken(connection))
         )
         corrected = plane.queue.reload(waiting, claims)
-        self.doubtful = False
         started, self._started = self._started, True
         if corrected and started:
             log.info("the queue was corrected by the rows of %s", ", ".join(corrected[:10]))

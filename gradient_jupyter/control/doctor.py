@@ -25,7 +25,7 @@ from gradient_jupyter import __version__
 from gradient_jupyter.control import leftovers
 from gradient_jupyter.control.clock import is_synchronised
 from gradient_jupyter.control.floors import below
-from gradient_jupyter.control.integrity import check_artifacts, check_files, check_logs
+from gradient_jupyter.control.integrity import Looked, check_artifacts, check_files, check_logs
 from gradient_jupyter.control.layout import Layout
 from gradient_jupyter.resources.admin import Check, Diagnosis, Level
 from gradient_jupyter.resources.base import now_us
@@ -274,29 +274,24 @@ def _clock(layout: Layout, known: Known) -> Iterator[Line]:
 def _files(layout: Layout, *, full: bool) -> Iterator[Line]:
     if not layout.database.exists():
         return
-    try:
-        with closing(_open(layout.database)) as database:
-            for what, result in (
-                ("sent files", check_files(layout, database, full=full)),
-                ("artifacts", check_artifacts(layout, database, full=full)),
-                ("logs", check_logs(layout, database, full=full)),
-            ):
-                looked = f"{result.looked:,} of {result.there:,} {what}"
-                if result.damaged:
-                    names = "; ".join(result.damaged[:_SHOWN])
-                    more = (
-                        f"; and {len(result.damaged) - _SHOWN:,} more" if len(result.damaged) > _SHOWN else ""
-                    )
-                    yield Level.FAIL, f"Damaged or missing, of {looked}: {names}{more}.", result.next
-                else:
-                    how = (
-                        ""
-                        if full or result.looked == result.there
-                        else ", chosen at random; --full reads all"
-                    )
-                    yield Level.OK, f"{looked} were read and are right{how}.", ""
-    except sqlite3.DatabaseError:
-        yield Level.WARN, "Not looked at, because the database cannot be read.", ""
+    for what, check in (("sent files", check_files), ("artifacts", check_artifacts), ("logs", check_logs)):
+        try:
+            with closing(_open(layout.database)) as database:
+                result = check(layout, database, full=full)
+        except sqlite3.DatabaseError:
+            yield Level.WARN, f"The {what} were not looked at: the database does not say which.", ""
+        else:
+            yield _looked(what, result, full)
+
+
+def _looked(what: str, result: Looked, full: bool) -> Line:
+    looked = f"{result.looked:,} of {result.there:,} {what}"
+    if result.damaged:
+        names = "; ".join(result.damaged[:_SHOWN])
+        more = f"; and {len(result.damaged) - _SHOWN:,} more" if len(result.damaged) > _SHOWN else ""
+        return Level.FAIL, f"Damaged or missing, of {looked}: {names}{more}.", result.next
+    how = "" if full or result.looked == result.there else ", chosen at random; --full reads all"
+    return Level.OK, f"{looked} were read and are right{how}.", ""
 
 
 def _leftovers(layout: Layout) -> Iterator[Line]:

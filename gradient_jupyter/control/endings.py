@@ -24,6 +24,7 @@ from gradient_jupyter.resources.job import Job, Phase, Reason, State, Target
 from gradient_jupyter.store import attempts as attempt_rows
 from gradient_jupyter.store import jobs as rows
 from gradient_jupyter.store import ledger
+from gradient_jupyter.workspace import durable
 from gradient_jupyter.workspace.inside import remove_tree
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Endings:
         """
         began: list[tuple[Note, int]] = [(note, now_us()) for note in notes or ()]
         collected = Collected([], [])
+        log_bytes = None
         if job.attempt and job.state is not State.PENDING:
             if job.state is State.RUNNING and job.phase is not Phase.COLLECTING:
                 began.append((Note(State.RUNNING, Phase.COLLECTING, job.started_us), now_us()))
@@ -65,7 +67,7 @@ class Endings:
                 await self._plane.database.write(lambda connection: _noted(connection, job, began))
                 return None
             collected = done
-        log_bytes = await self._log_bytes(job)
+            log_bytes = await self._log_bytes(job, end)
 
         def work(connection: Connection) -> Job | None:
             fresh = _noted(connection, job, began)
@@ -99,14 +101,13 @@ class Endings:
         assert end.reason is not None
         began = [(note, now_us()) for note in notes]
         pause_s = min(self._plane.settings.retry_delay_s * 2 ** (job.attempt - 1), _LONGEST_PAUSE_S)
-        self._again_at[job.id] = asyncio.get_running_loop().time() + pause_s
         pause = f" after a pause of {pause_s:g} s," if pause_s else ""
         reason = Reason(
             code="retry",
             message=f"Attempt {job.attempt} of at most {job.retries + 1}: {end.reason.message}",
             next=f"The next attempt starts{pause} as soon as a machine is free.",
         )
-        log_bytes = await self._log_bytes(job)
+        log_bytes = await self._log_bytes(job, end)
 
         def work(connection: Connection) -> Job | None:
             fresh = rows.find(connection, job.id)
@@ -123,6 +124,8 @@ class Endings:
             )  # fmt: skip
 
         retried = await self._plane.database.write(work)
+        if retried is not None and retried.phase is Phase.RETRYING:
+            self._again_at[job.id] = asyncio.get_running_loop().time() + pause_s
         self._plane.reconciler.look_at_queue()
         return retried
 
@@ -146,10 +149,13 @@ class Endings:
         """What is left of the pause before the next attempt: what failed may need a moment to be well."""
         return self._again_at.get(job_id, 0.0) - asyncio.get_running_loop().time()
 
-    async def _log_bytes(self, job: Job) -> int | None:
+    async def _log_bytes(self, job: Job, end: Conclude) -> int | None:
         """How long the attempt's log is, now that nobody writes it; what is missing later was lost."""
-        file = LogFile(self._plane.layout.attempt(job.id, job.attempt) / "log")
+        path = self._plane.layout.attempt(job.id, job.attempt) / "log"
+        file = LogFile(path)
         try:
+            if end.kill and path.exists():  # its supervisor may have died before it could do this
+                await self._plane.on_files(durable.sync_path, path)
             return await self._plane.followed.tails.run(file.size)
         except (ServerError, OSError) as error:
             log.warning("%s: its log cannot be measured: %s", job.id, error)

@@ -21,6 +21,7 @@ _SAMPLE = 100
 _LARGE = 64 << 20
 """What is larger is read only when everything is."""
 _PIECE = 1 << 20
+_HAS_LENGTHS = "SELECT count(*) FROM pragma_table_info('attempts') WHERE name = 'log_bytes'"
 
 
 class Looked(msgspec.Struct):
@@ -71,6 +72,8 @@ def check_artifacts(layout: Layout, database: sqlite3.Connection, *, full: bool)
 def check_logs(layout: Layout, database: sqlite3.Connection, *, full: bool) -> Looked:
     """Of attempts that have ended: every frame's sum, and that the end is still there."""
     query = "SELECT job_id, attempt, log_bytes FROM attempts"
+    if not database.execute(_HAS_LENGTHS).fetchone()[0]:
+        return Looked(0, 0, [], "")  # of an older version; the next server brings it up to date
     known = f"{query} WHERE log_bytes IS NOT NULL"
     there = database.execute(f"SELECT count(*) FROM ({known})").fetchone()[0]  # noqa: S608
     looked = Looked(0, there, [], "What is left of them is shown; the rest is lost.")

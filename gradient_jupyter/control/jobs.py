@@ -92,7 +92,7 @@ async def _create(
         project = _project(connection, principal, request)
         if idempotency_key and rows.is_key_taken(connection, project.owner, idempotency_key):
             raise Conflict(
-                f"Somebody else has used the Idempotency-Key {idempotency_key!r} in this project.",
+                f"A job that somebody else has sent has the Idempotency-Key {idempotency_key!r}.",
                 next="Take one that nobody else will take, for instance a random one.",
                 code="idempotency-key-taken",
             )
@@ -119,15 +119,18 @@ async def _create(
 
 
 def _made(connection: Connection, principal: Principal, idempotency_key: str) -> Job | None:
-    """The job that the same submit has made before. Raises ``Conflict`` when it was deleted since."""
+    """The job that the same submit has made before. Raises ``Conflict`` when it was deleted since, and
+    ``NotFound`` when its sender may not see it any more."""
     found = rows.by_idempotency_key(connection, principal.user_id, idempotency_key)
-    if found is None and (erased := spent_keys.job_of(connection, principal.user_id, idempotency_key)):
+    if found is not None:
+        return access.job(connection, principal, found.id, Role.VIEWER)
+    if erased := spent_keys.job_of(connection, principal.user_id, idempotency_key):
         raise Conflict(
             f"This submit made the job {erased}, which has been deleted since.",
             next="To run it all the same, submit it anew.",
             code="job-deleted",
         )
-    return found
+    return None
 
 
 async def get(plane: Plane, principal: Principal, job_id: str) -> Job:

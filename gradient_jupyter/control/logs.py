@@ -7,10 +7,8 @@ position, or another one, the reader is told so. How a log is read and shared st
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from functools import partial
-
-from sqlalchemy import Connection
 
 from gradient_jupyter.control import jobs
 from gradient_jupyter.control.access import Principal
@@ -73,8 +71,9 @@ async def follow(
             if fresh is not job:
                 job = fresh
                 yield job
-            if (job.final or job.attempt > cursor.attempt) and (cut := await cursor.missing()) is not None:
-                yield cut
+            if job.final or job.attempt > cursor.attempt:
+                while (item := await cursor.missing()) is not None:
+                    yield item
             if attempt is None and job.attempt > cursor.attempt:
                 cursor.move(cursor.attempt + 1 if cursor.attempt else job.attempt)
                 continue
@@ -95,12 +94,15 @@ async def whole(
     _check_attempt(job, attempt)
     number = attempt or job.attempt
     file = LogFile(plane.layout.attempt(job_id, number) / "log")
-    size = await plane.database.read(_log_bytes(job_id, number)) or 0
+    size = await _length(plane, job_id, number)
     if not number or not await plane.followed.tails.run(file.epoch):
         if size:
             raise _cut(size)
         if job.final:
-            raise NotFound(f"The job {job_id} never started, so it has no log.", code="no-log")
+            what = f"Attempt {number} of the job {job_id} has left no log."
+            raise NotFound(
+                what if number else f"The job {job_id} never started, so it has no log.", code="no-log"
+            )
         raise NotFound(
             f"The job {job_id} has not started, so it has no log yet.",
             next=f"Follow it: gradient jobs logs {job_id} --follow",
@@ -119,8 +121,13 @@ async def _bytes(plane: Plane, file: LogFile, size: int) -> AsyncIterator[bytes]
         raise _cut(size - offset)
 
 
-def _log_bytes(job_id: str, attempt: int) -> Callable[[Connection], int | None]:
-    return partial(attempt_rows.log_bytes, job_id=job_id, attempt=attempt)
+async def _length(plane: Plane, job_id: str, attempt: int) -> int:
+    """Decoded bytes its log had when the attempt ended; 0 where that is not known. A log can be read whatever
+    has become of what else is known of its attempt."""
+    with contextlib.suppress(ServerError):
+        read = partial(attempt_rows.log_bytes, job_id=job_id, attempt=attempt)
+        return await plane.database.read(read) or 0
+    return 0
 
 
 def _cut(missing: int) -> ServerError:
@@ -206,14 +213,18 @@ class _Cursor:
         self._offset = batch.after
         return batch.wire
 
-    async def missing(self) -> bytes | None:
-        """What is to be said, once, of an attempt that is over, when its log has lost its end since."""
+    async def missing(self) -> bytes | Truncated | None:
+        """What is still to be told of an attempt that is over, when all has been read: that its log has lost
+        its end since."""
         if self._tail is None or self._damaged:
             return None
-        read = partial(self._plane.database.read, _log_bytes(self._job_id, self.attempt))
-        count = await self._tail.whole(read) - self._offset
-        if count <= 0:
+        count = await self._tail.whole(partial(_length, self._plane, self._job_id, self.attempt))
+        if self._offset >= count:
             return None
+        self._tail.stir()  # the hints of its last bytes may be on their way, or lost
+        if (more := await self.next()) is not None:
+            return more
+        count -= self._offset
         self._damaged = True
         return self._said(Position(self._epoch, self._offset), f"the log is damaged: {_missing(count)}.")
 

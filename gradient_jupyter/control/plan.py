@@ -196,15 +196,16 @@ def _platform(job: Job, seen: Observation) -> Reason:
 
 
 def _lost(job: Job, how: str = "") -> Reason:
-    once_more = (
-        f"That was the last of {job.attempt} attempts."
-        if job.retries
-        else "It is not run again by itself; send it once more if it may be repeated (--retries does that)."
-    )
+    if not job.retries:
+        again = "It is not run again by itself; send it once more if it may be repeated (or use --retries). "
+    elif job.attempt > job.retries:
+        again = f"That was the last of {job.attempt} attempts. "
+    else:
+        again = ""
     return Reason(
         code="lost",
         message=how
         or "The process is gone and nobody saw how it ended: the machine restarted, or the process that "
         "watched it was killed.",
-        next=f"{once_more} Its last lines: gradient jobs logs {job.id}",
+        next=f"{again}Its last lines: gradient jobs logs {job.id} --attempt {job.attempt}",
     )

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from gradient_jupyter.resources.job import Job, Phase, State, Target
+from gradient_jupyter.resources.job import Job, Phase, Reason, State, Target
 from gradient_jupyter.store.jobs import Waiting
 from gradient_jupyter.store.ledger import Claim
 
@@ -115,6 +115,10 @@ class Queue:
         self.claims: dict[str, Claim] = {}
         self.turn: str | None = None
         """The owner whose turn it was, and whose job did not fit: it is its turn until it does."""
+        self.doubtful = True
+        """It may differ from the rows, and is to be loaded anew before it is used."""
+        self.trouble: Reason | None = None
+        """Why nothing can be placed at all."""
         self.reserved: tuple[Reservation, ...] = ()
         """What the last look at the queue kept for whom."""
         self._waiting: dict[str, Waiting] = {}
@@ -142,6 +146,12 @@ class Queue:
 
     # What changes it.
 
+    def hindered(self, trouble: Reason | None) -> None:
+        """Nothing can be placed, or it can again."""
+        if trouble != self.trouble:
+            self.version += 1
+            self.trouble = trouble
+
     def changed(self, job: Job, seq: int | None = None) -> None:
         """A change of this job is on disk. ``seq`` is its row's place in the order of arrival; it must be
         given when the job is new, and may be left out afterwards."""
@@ -153,7 +163,8 @@ class Queue:
             if job.phase is Phase.RETRYING:
                 self._returning[job.id] = seq
             elif job.target is Target.RUN:
-                seq = seq or self._last_seq + 1
+                if not seq:  # it was between two attempts when we came
+                    seq, self.doubtful = self._last_seq + 1, True
                 self._enter(
                     Waiting(
                         job_id=job.id, owner=job.owner, machine_type=job.machine_type,
@@ -204,6 +215,7 @@ class Queue:
     def reload(self, waiting: Iterable[Waiting], claims: Iterable[Claim]) -> list[str]:
         """Becomes what the rows say. Returns the jobs of which it had thought otherwise."""
         newer, self._touched = self._touched or set(), None
+        self.doubtful = False
         rows = {each.job_id: each for each in waiting if each.job_id not in newer}
         held = {each.job_id: each for each in claims if each.job_id not in newer}
         wrong = []

@@ -258,7 +258,7 @@ class Reconciler:
         plane = self._plane
         for job_id in await plane.database.read(rows.unsettled):
             self._work.add(job_id)
-        self._claiming.doubtful = True
+        self._plane.queue.doubtful = True
         self._work.add(_QUEUE)
         self._work.add(_PROJECTS)
         try:

@@ -56,6 +56,8 @@ class Standing:
         """Why this job still waits."""
         if job.id in self._queue.claims:
             return Reason(code=PLACED, message="Its turn has come: a machine is taken for it.", next="")
+        if self._queue.trouble is not None:
+            return self._queue.trouble
         size = self._sizes.get(job.machine_type)
         stop = f"Stop it (gradient jobs stop {job.id}) and send it to another: gradient machineTypes"
         if size is None:

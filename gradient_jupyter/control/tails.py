@@ -165,11 +165,11 @@ class Tail(Feed):
     async def size(self) -> int:
         return await self._blocking(self._file.size)
 
-    async def whole(self, load: Callable[[], Awaitable[int | None]]) -> int:
+    async def whole(self, load: Callable[[], Awaitable[int]]) -> int:
         """Decoded bytes it had when its attempt ended, as far as is known. ``load`` is asked once."""
         async with self._turn:
             if self._whole is None:
-                self._whole = await load() or 0
+                self._whole = await load()
             return self._whole
 
     async def _next(self, offset: int) -> Batch | None:

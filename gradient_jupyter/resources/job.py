@@ -200,7 +200,7 @@ class Attempt(Resource, frozen=True, kw_only=True):
     """How it ended: what the job would have become without a further attempt. None while it lives."""
     reason: Reason | None = None
     log_bytes: int | None = None
-    """How long its log was when it ended, as text; None while it lives."""
+    """How long its log was when it ended, in bytes of text; None while it lives or where it is not known."""
 
 
 class Job(Resource, frozen=True, kw_only=True):

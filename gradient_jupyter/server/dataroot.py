@@ -43,7 +43,7 @@ class Opened(NamedTuple):
 
 def open_data_root(layout: Layout) -> Opened:
     """Raises ``DataRootRefused``, ``claimed.DataRootTaken`` and ``claimed.DataRootUnsafe``, and has changed
-    nothing then but the lock."""
+    nothing then but the lock and, on a full disk, the ballast."""
     try:
         lock, writable = claimed.claim(layout.root, layout.lock)
     except OSError as error:

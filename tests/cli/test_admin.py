@@ -7,9 +7,12 @@ import os
 import shutil
 import time
 
+import alembic.command
 import pytest
+from alembic.config import Config
 
 from gradient_jupyter.control import floors
+from gradient_jupyter.store.database import connect
 from gradient_jupyter.workspace.space import file_system, space_of
 
 KINDS = {
@@ -130,6 +133,26 @@ def test_doctor_names_what_is_missing_or_damaged_and_who_is_unknown(alone, gradi
         "mode 0755",
     ):
         assert any(words in message for message in wrong), (words, wrong)
+
+
+def test_doctor_looks_at_what_an_older_version_left(alone, gradient):
+    """Between an upgrade and the next server the database does not know yet how long logs were."""
+    gradient("run", "train.py", server=alone)
+    gradient("server", "stop", server=alone)
+    config = Config()
+    config.set_main_option("script_location", "gradient_jupyter.store:migrations")
+    config.set_main_option("path_separator", "os")
+    engine = connect(alone.data / "gradient.sqlite")
+    with engine.connect().execution_options(immediate=True) as connection, connection.begin():
+        config.attributes["connection"] = connection
+        alembic.command.downgrade(config, "0002")
+    engine.dispose()
+    checks = gradient("admin", "doctor", "--json", server=alone).json["checks"]
+    said = [check["message"] for check in checks if check["name"] == "files"]
+    assert said == [
+        "2 of 2 sent files were read and are right.", "1 of 1 artifacts were read and are right.",
+        "0 of 0 logs were read and are right.",
+    ]  # fmt: skip
 
 
 def test_doctor_of_a_named_server_is_that_servers_and_never_this_machines(gradient, solo):

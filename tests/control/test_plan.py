@@ -109,6 +109,9 @@ def test_a_lost_attempt_says_how_it_was_lost_and_what_follows():
     last = plan(job(State.RUNNING, attempt=3, retries=2), seen(Seen.LOST))
     assert isinstance(last, Conclude) and last.reason is not None
     assert "last of 3 attempts" in last.reason.next and last.reason.message
+    first = plan(job(State.RUNNING, attempt=1, retries=2), seen(Seen.LOST))
+    assert isinstance(first, Retry) and first.end.reason is not None
+    assert "attempts" not in first.end.reason.next and "--attempt 1" in first.end.reason.next
 
 
 def test_absent_before_running_is_started():

@@ -15,11 +15,12 @@ from gradient_jupyter.control.layout import Layout
 from gradient_jupyter.control.plane import Plane, Settings
 from gradient_jupyter.control.queue import Limits
 from gradient_jupyter.engines.local import LocalEngine
-from gradient_jupyter.resources.errors import Conflict
+from gradient_jupyter.resources.errors import Conflict, NotFound
 from gradient_jupyter.resources.job import CreateJob, HostEnvironment, Job, State
 from gradient_jupyter.resources.snapshot import Manifest
 from gradient_jupyter.store import jobs as rows
 from gradient_jupyter.store import ledger, schema
+from gradient_jupyter.store.database import DiskFull
 from gradient_jupyter.workspace.blobs import BlobStore
 
 ANN, BEN = (Principal(user_id=f"u{name}", name=name) for name in ("ann", "ben"))
@@ -205,3 +206,57 @@ def test_a_machine_that_the_rows_say_is_taken_is_not_given_out_again(tmp_path):
     waiting: list[str] = []
     run(tmp_path / "data", story)
     run(tmp_path / "data", later)
+
+
+def test_while_no_claim_can_be_stored_nobody_is_told_that_a_machine_is_taken(tmp_path):
+    """Fault: the disk is full whenever a job is placed. P12: the job says why it waits, holds nothing meanwhile,
+    and starts by itself, at the latest after the longest back-off (30 s)."""
+
+    async def story(world: World) -> None:
+        write, there_is_room = world.plane.database.write, asyncio.Event()
+
+        async def full(work):
+            if work.__qualname__.startswith("Claiming.place") and not there_is_room.is_set():
+                raise DiskFull("The disk is full.", next="Free some space.")
+            return await write(work)
+
+        world.plane.database.write = full  # type: ignore[method-assign]
+        heard = Heard("The disk is full")
+        logging.getLogger("gradient_jupyter.control.reconcile").addHandler(heard)
+        job_id = await world.submit(ANN)
+        async with asyncio.timeout(PATIENCE_S):
+            await heard.heard.wait()
+        job = await world.get(ANN, job_id)
+        assert job.reason is not None and job.reason.code == "no-space" and job.reason.next
+        assert not world.plane.queue.claims and job.queue_position == 1
+        there_is_room.set()
+        await world.until(ANN, job_id, State.STOPPED)
+        assert world.plane.queue.trouble is None
+        await world.check_the_queue_is_the_rows()
+
+    run(tmp_path / "root", story)
+
+
+def test_a_key_is_its_senders_whoever_owns_the_project(tmp_path):
+    """P1, boundary B2."""
+
+    async def story(world: World) -> None:
+        plane = world.plane
+        project = (await world.get(BEN, await world.submit(BEN))).project_id
+
+        async def submit(who: Principal) -> str:
+            snapshot = await snapshots.create(plane, who, Manifest(entries=()))
+            asked = CreateJob(command=("true",), snapshot=snapshot.id, project_id=project)
+            return (await jobs.submit(plane, who, asked, "the same")).id
+
+        await world.sql(f"INSERT INTO members VALUES ('{project}', '{ANN.owner}', 'member')")
+        first = await submit(ANN)
+        assert await submit(ANN) == first
+        with pytest.raises(Conflict) as taken:
+            await submit(BEN)
+        assert taken.value.code == "idempotency-key-taken"
+        await world.sql("DELETE FROM members")
+        with pytest.raises(NotFound):  # the job is there, and no longer hers to see
+            await submit(ANN)
+
+    run(tmp_path / "root", story)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +12,7 @@ from queueing import GB, SIZES, Site, node
 from gradient_jupyter.control import placing
 from gradient_jupyter.control.machines import Size
 from gradient_jupyter.control.queue import Limits
-from gradient_jupyter.resources.job import PLACED, State, Target
+from gradient_jupyter.resources.job import PLACED, Reason, State, Target
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -336,6 +337,27 @@ def test_a_limit_of_gpus_leaves_jobs_without_them_alone():
     assert set(site.running()) == {first, small}
     assert site.reason(second).code == "limit"
     assert "it needs 1 GPU, and 1 of your 1 are in use" in site.reason(second).message
+
+
+def test_while_nothing_can_be_placed_everybody_is_told_why():
+    site = Site(node("n1", cpus=1))
+    job_id = site.submit("a", "small")
+    trouble = Reason(code="no-space", message="The disk is full.", next="Free some space.")
+    site.queue.hindered(trouble)
+    assert site.reason(job_id) == trouble
+    site.queue.hindered(None)
+    assert site.reason(job_id).code == "queued"
+
+
+def test_one_that_was_between_two_attempts_when_we_came_has_its_place_looked_up():
+    """A new server does not know its place in the order of arrival."""
+    site = Site(node("n1", cpus=1))
+    site.queue.begin_reload()
+    site.queue.reload([], [])
+    assert not site.queue.doubtful
+    again = msgspec.structs.replace(site.jobs[site.submit("a", "small")], id="jagain", attempt=1)
+    site.queue.changed(again)
+    assert again.id in site.queue and site.queue.doubtful
 
 
 def test_a_job_that_was_just_placed_does_not_wait_for_itself():

@@ -64,13 +64,18 @@ def test_what_the_platform_says_begins_a_line_of_its_own(
     log.append(STDOUT, b"ne\n")
     writer.full = False
     log.append(STDOUT, b"whole\n")
+    log.append(STDOUT, b"half again")
+    writer.full = True
+    log.append(STDOUT, b"?\n")
+    writer.full = False
     log.say("ends")
-    assert log.close() == "3 bytes of its output are not in the log: no space was left."
+    assert log.close() == "5 bytes of its output are not in the log: no space was left."
     hints._socket.close()
     os.close(hints._directory)
     with Reader(tmp_path / "log") as reader:
         text = b"".join(chunk.data for chunk in reader.read(0))
     assert text.decode().splitlines() == [
         "gradient: begins", "half a li", "gradient: 3 bytes of output are missing here: no space was left.",
-        "whole", "gradient: ends",
+        "whole", "half again", "gradient: 2 bytes of output are missing here: no space was left.",
+        "gradient: ends",
     ]  # fmt: skip

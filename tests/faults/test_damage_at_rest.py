@@ -515,3 +515,27 @@ def test_the_client_starts_a_server_on_a_disk_that_takes_no_writes(kept, tmp_pat
         refused = gradient("jobs", "stop", kept.unseen)
         assert refused.returncode == 1 and "read-only" in refused.stderr
         assert "takes no writes" in refused.stderr
+
+
+@pytest.mark.parametrize("index", ["ix_jobs_state_seq", "sqlite_autoindex_attempts_1"])
+def test_what_can_be_told_without_the_damaged_part_is_told(kept, index):
+    """Fault: a page of an index is damaged. P13: the server says so where it is asked how it does, and every
+    log can be read to its end, though what is known of its attempt cannot."""
+    with kept.copy() as server:
+        path = server.data / "gradient.sqlite"
+        for name in ("wal", "shm"):
+            (server.data / f"gradient.sqlite-{name}").unlink()
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)) as database:
+            query = "SELECT rootpage FROM sqlite_master WHERE name = ?"
+            (page,) = database.execute(query, (index,)).fetchone()
+        data = bytearray(path.read_bytes())
+        data[(page - 1) * 4096 : page * 4096] = b"\xa5" * 4096
+        path.write_bytes(data)
+        assert start(server) == ""
+        info = server.request("GET", "/server").json()
+        assert str(path) in info["read_only"]
+        assert (info["jobs"] is None) == (index == "ix_jobs_state_seq")
+        over = kept.over["id"]
+        assert read_log(server, over, "over") == "whole"
+        whole = server.request("GET", f"/jobs/{over}/log")
+        assert whole.status == 200 and b"line 7999 of over\n" in whole.data

@@ -105,16 +105,20 @@ class Journal:
 
     def say(self, text: str) -> None:
         """A line of the platform's own."""
+        self._catch_up()  # what that writes may end the line
         self.append(PLATFORM, self._line(text))
 
     def append(self, stream: int, data: bytes) -> None:
+        if not (self._catch_up() and self._write(stream, data)):
+            self._lose(len(data))
+
+    def _catch_up(self) -> bool:
+        """Says what is missing, if anything is. Whether that is said now."""
         if self._unsaid:
             if time.monotonic() < self._retry_at or not self._write(PLATFORM, self._gap()):
-                self._lose(len(data))
-                return
+                return False
             self._unsaid = 0
-        if not self._write(stream, data):
-            self._lose(len(data))
+        return True
 
     def _gap(self) -> bytes:
         return self._line(f"{self._unsaid} bytes of output are missing here: no space was left.")
