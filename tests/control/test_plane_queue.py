@@ -209,8 +209,8 @@ def test_a_machine_that_the_rows_say_is_taken_is_not_given_out_again(tmp_path):
 
 
 def test_while_no_claim_can_be_stored_nobody_is_told_that_a_machine_is_taken(tmp_path):
-    """Fault: the disk is full whenever a job is placed. P12: the job says why it waits, holds nothing meanwhile,
-    and starts by itself, at the latest after the longest back-off (30 s)."""
+    """Fault: the disk is full whenever a job is placed. P12: the job says why it waits, holds nothing
+    meanwhile, and starts by itself, at the latest after the longest back-off (30 s)."""
 
     async def story(world: World) -> None:
         write, there_is_room = world.plane.database.write, asyncio.Event()
