@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import http.client
 import io
+import os
 import sys
 import zipfile
 
 import blake3
 import pytest
+from urllib3.exceptions import HTTPError
 
 PYTHON = sys.executable
 
@@ -263,3 +265,21 @@ def test_events_tell_the_whole_life_of_a_job_in_order_and_can_be_resumed(solo):
     for _, identity, _ in solo.events("/events", headers={"Last-Event-ID": seen[0][0]}):
         assert int(identity.rpartition("-")[2]) == int(seen[0][0].rpartition("-")[2]) + 1
         break
+
+
+def test_a_log_that_was_cut_is_never_answered_as_if_it_were_whole(solo):
+    """P13: of what is left the body is cut, so that no client takes it for all; nothing left has a status."""
+    job = solo.job("sh", "-c", "echo one; echo two >&2")
+    solo.finished(job["id"])
+    log = solo.data / "jobs" / str(job["id"]) / "1" / "log"
+    size = log.stat().st_size
+    os.truncate(log, size - 1)
+    with pytest.raises(HTTPError):
+        solo.request("GET", f"/jobs/{job['id']}/log")
+    os.truncate(log, 12)
+    answer = solo.request("GET", f"/jobs/{job['id']}/log")
+    assert (answer.status, answer.json()["error"]["code"]) == (500, "log-damaged")
+    log.unlink()
+    answer = solo.request("GET", f"/jobs/{job['id']}/log")
+    assert (answer.status, answer.json()["error"]["code"]) == (500, "log-damaged")
+    assert "8 bytes" in answer.json()["error"]["message"]
