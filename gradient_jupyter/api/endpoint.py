@@ -24,6 +24,7 @@ from gradient_jupyter.control import attempts, tokens
 from gradient_jupyter.control.access import Principal
 from gradient_jupyter.control.plane import Plane
 from gradient_jupyter.resources.base import new_id
+from gradient_jupyter.resources.decoding import convert, decode
 from gradient_jupyter.resources.errors import (
     ErrorAnswer,
     Forbidden,
@@ -273,7 +274,7 @@ class Endpoint(web.RequestHandler):
             return None
         try:
             values = {name: found[-1].decode() for name, found in given.items()}
-            return msgspec.convert(values, route.query, strict=False)
+            return convert(values, route.query, strict=False)
         except (msgspec.ValidationError, UnicodeDecodeError) as error:
             raise InvalidRequest(f"A parameter is wrong: {error}.", code="bad-query") from error
 
@@ -283,7 +284,7 @@ class Endpoint(web.RequestHandler):
                 raise InvalidRequest("This address takes no body.", code="bad-body")
             return None
         try:
-            return msgspec.json.decode(body, type=self._route.body)
+            return decode(body, type=self._route.body)
         except msgspec.ValidationError as error:
             raise InvalidRequest(
                 f"The body does not fit: {error}.",

@@ -11,6 +11,7 @@ import msgspec
 
 from gradient_jupyter.client.transport import Transport
 from gradient_jupyter.resources.admin import Collect, Collected, Diagnosis, DiskUse
+from gradient_jupyter.resources.decoding import decode
 from gradient_jupyter.resources.errors import ServerUnavailable
 
 _LONG_S = 3600.0
@@ -51,7 +52,7 @@ def examine(data: Path, *, full: bool = False) -> Diagnosis:
         check=False,
     )
     try:
-        return msgspec.json.decode(done.stdout, type=Diagnosis)
+        return decode(done.stdout, type=Diagnosis)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         told = done.stderr.decode(errors="replace").strip().splitlines()
         raise ServerUnavailable(

@@ -22,6 +22,7 @@ from urllib3.exceptions import HTTPError, NewConnectionError
 from urllib3.util.wait import wait_for_read
 
 from gradient_jupyter.resources import server as wire
+from gradient_jupyter.resources.decoding import decode
 from gradient_jupyter.resources.errors import InvalidRequest, ServerUnavailable
 
 PREFIX = f"/api/{wire.API}"
@@ -103,7 +104,7 @@ class _Proven(HTTPConnection):
         if response.status != 200 or len(body) == _HELLO_BYTES:
             raise stranger
         try:
-            hello = msgspec.json.decode(body, type=wire.Hello)
+            hello = decode(body, type=wire.Hello)
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise stranger from None
         proof = wire.proof(self._address.token, nonce, self._address.url)

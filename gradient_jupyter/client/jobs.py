@@ -23,6 +23,7 @@ from gradient_jupyter.client.stream import OPEN, OutOfTime, follow
 from gradient_jupyter.client.submission import check_request, host_environment
 from gradient_jupyter.client.transport import Transport
 from gradient_jupyter.resources import job as wire
+from gradient_jupyter.resources.decoding import decode
 from gradient_jupyter.resources.errors import InvalidRequest, NotFound
 from gradient_jupyter.resources.event import Action, Event
 from gradient_jupyter.resources.job import State
@@ -222,12 +223,12 @@ class Job:
                 if message.event in (OPEN, "reset"):
                     self.refresh()
                 elif message.event == "change":
-                    change = msgspec.json.decode(message.data, type=Event)
+                    change = decode(message.data, type=Event)
                     if change.id != self.id:
                         continue
                     if change.action is Action.DELETED:
                         self.refresh()  # raises NotFound
-                    self._heard(msgspec.json.decode(change.resource, type=wire.Job))
+                    self._heard(decode(change.resource, type=wire.Job))
                 leaving = self.record.target is wire.Target.DELETED
                 if (self.final and not leaving) or (wanted and self.has_been(wanted)):
                     return self

@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 from urllib.parse import quote
 
-import msgspec
-
 from gradient_jupyter.client.stream import follow
 from gradient_jupyter.client.transport import Transport
+from gradient_jupyter.resources.decoding import decode
 from gradient_jupyter.resources.job import Job
 from gradient_jupyter.resources.log import Ended, LogPiece, Truncated
 
@@ -45,20 +44,20 @@ def read(
     for message in follow(transport, f"/jobs/{quote(job_id, safe='')}/logs", query):
         match message.event:
             case "job":
-                on_job(msgspec.json.decode(message.data, type=Job))
+                on_job(decode(message.data, type=Job))
             case "log":
                 here = Position.of(message.id)
                 if lost is not None and here.epoch == shown.epoch and here.offset <= lost.size:
                     continue  # of what is left of the log, this has been told before
                 lost, shown = None, here
-                piece = msgspec.json.decode(message.data, type=LogPiece)
+                piece = decode(message.data, type=LogPiece)
                 yield LogLine(piece.time_us, piece.stream, piece.text)
             case "log-truncated":
-                if (now := msgspec.json.decode(message.data, type=Truncated)) != lost:
+                if (now := decode(message.data, type=Truncated)) != lost:
                     lost = now
                     yield LogLine(0, PLATFORM, "The end of this log was lost in a power failure.\n")
             case "end":
-                on_job(msgspec.json.decode(message.data, type=Ended).job)
+                on_job(decode(message.data, type=Ended).job)
 
 
 class Position(NamedTuple):

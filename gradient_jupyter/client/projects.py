@@ -9,6 +9,7 @@ from urllib.parse import quote
 import msgspec
 
 from gradient_jupyter.client.transport import Transport
+from gradient_jupyter.resources.decoding import decode
 from gradient_jupyter.resources.errors import InvalidRequest, NotFound
 from gradient_jupyter.resources.page import Projects as Page
 from gradient_jupyter.resources.project import CreateProject, Project
@@ -86,7 +87,7 @@ def _read(path: Path) -> _Config | None:
     except OSError as error:
         raise InvalidRequest(f"{path} cannot be read: {error.strerror}.") from error
     try:
-        return msgspec.json.decode(content, type=_Config)
+        return decode(content, type=_Config)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(
             f"{path} is not what it should be: {error}.",

@@ -26,6 +26,7 @@ from urllib3.exceptions import HTTPError
 from gradient_jupyter import __version__
 from gradient_jupyter.client.connection import PREFIX, Address, hello, open_pool
 from gradient_jupyter.resources import server as wire
+from gradient_jupyter.resources.decoding import decode
 from gradient_jupyter.resources.errors import ServerUnavailable
 
 READY_S = 60.0
@@ -216,7 +217,7 @@ def read_runtime(path: Path) -> wire.Runtime | None:
             raise _refused(path, f"others may open it (mode {stat.S_IMODE(found.st_mode):04o})")
         content = file.read(_LARGEST_RUNTIME_FILE)
     try:
-        return msgspec.json.decode(content, type=wire.Runtime)
+        return decode(content, type=wire.Runtime)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None  # a server that starts writes it anew
 
@@ -248,7 +249,7 @@ def _first_line(process: subprocess.Popen[bytes]) -> _Ready | None:
                 break
             line += more
     try:
-        return msgspec.json.decode(line.partition(b"\n")[0], type=_Ready)
+        return decode(line.partition(b"\n")[0], type=_Ready)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
 

@@ -7,6 +7,7 @@ import sys
 
 import msgspec
 
+from gradient_jupyter.resources.decoding import convert
 from gradient_jupyter.resources.errors import InvalidRequest
 from gradient_jupyter.resources.job import CreateJob, HostEnvironment, RerunJob, UpdateJob
 
@@ -45,7 +46,7 @@ def check_request(request: CreateJob | RerunJob | UpdateJob) -> None:
             if isinstance(word, str) and not _utf8(word):
                 raise InvalidRequest(f"{word!a} cannot be {said}: it is not UTF-8.")
     try:
-        msgspec.convert(msgspec.to_builtins(request), type(request))
+        convert(msgspec.to_builtins(request), type(request))
     except msgspec.ValidationError as error:
         why, _, where = str(error).partition(" - at `$.")
         field = where.rstrip("`").partition(".")[0].partition("[")[0]

@@ -14,6 +14,7 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionErro
 
 from gradient_jupyter.client.connection import ANSWER_S, CONNECT_S, PREFIX, Address, NotOurs, open_pool
 from gradient_jupyter.client.locate import Locator
+from gradient_jupyter.resources.decoding import decode
 from gradient_jupyter.resources.errors import (
     ErrorAnswer,
     GradientError,
@@ -83,7 +84,7 @@ class Transport:
         if answer is type(None):
             return None  # type: ignore[return-value,unused-ignore]
         try:
-            return msgspec.json.decode(content, type=answer)
+            return decode(content, type=answer)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ServerError(
                 f"The server's answer to {method} {path} cannot be understood: {error}.",
@@ -173,7 +174,7 @@ def _refusal(response: urllib3.BaseHTTPResponse) -> GradientError:
     """The error that an answer with a status of 300 or above stands for."""
     try:
         content = response.read(_LARGEST_ERROR)
-        error = msgspec.json.decode(content, type=ErrorAnswer).error
+        error = decode(content, type=ErrorAnswer).error
     except (HTTPError, msgspec.DecodeError, UnicodeDecodeError):
         if response.status in _PROXY_WITHOUT_SERVER:
             return ServerUnavailable(

@@ -31,6 +31,7 @@ from gradient_jupyter.control.standing import Standing
 from gradient_jupyter.control.tokens import Tokens
 from gradient_jupyter.control.visits import Visits
 from gradient_jupyter.engines.base import Engine, Node
+from gradient_jupyter.resources.decoding import decode
 from gradient_jupyter.resources.errors import NoSpace
 from gradient_jupyter.resources.snapshot import WHOLE_BYTES, Manifest
 from gradient_jupyter.store.ballast import Ballast
@@ -217,7 +218,7 @@ class Plane:
 
 def decode_manifest(canonical: bytes) -> Manifest:
     """The manifest from the bytes its digest was taken of."""
-    return msgspec.json.decode(b'{"entries":' + canonical + b"}", type=Manifest)
+    return decode(b'{"entries":' + canonical + b"}", type=Manifest)
 
 
 def job_name(command: tuple[str, ...]) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from gradient_jupyter.resources.decoding import decode
 from gradient_jupyter.resources.server import Runtime
 from gradient_jupyter.workspace.space import NETWORK, file_system
 
@@ -105,5 +106,5 @@ def publish(path: Path, runtime: Runtime) -> None:
 def withdraw(path: Path, runtime: Runtime) -> None:
     """Removes the runtime file if it still is this server's."""
     with contextlib.suppress(OSError, msgspec.MsgspecError):
-        if msgspec.json.decode(path.read_bytes(), type=Runtime) == runtime:
+        if decode(path.read_bytes(), type=Runtime) == runtime:
             path.unlink()

@@ -41,6 +41,7 @@ from gradient_jupyter.control.queue import Limits
 from gradient_jupyter.engines.base import Unreachable
 from gradient_jupyter.engines.local import LocalEngine
 from gradient_jupyter.resources.base import now_us
+from gradient_jupyter.resources.decoding import convert
 from gradient_jupyter.resources.errors import GradientError
 from gradient_jupyter.resources.owner import User
 from gradient_jupyter.resources.server import API, Runtime, config_root, data_root, runtime_file
@@ -207,7 +208,7 @@ class GradientServer(Application):
 
     def settings(self) -> Settings:
         try:
-            sizes = msgspec.convert(dict(self.machine_types), dict[str, Size])
+            sizes = convert(dict(self.machine_types), dict[str, Size])
         except msgspec.ValidationError as error:
             self._give_up(f"GradientServer.machine_types is wrong: {error}.", REFUSED)
         try:

@@ -6,6 +6,7 @@ import msgspec
 from sqlalchemy import Connection, bindparam, insert, select, update
 
 from gradient_jupyter.resources.base import now_us
+from gradient_jupyter.resources.decoding import decode
 from gradient_jupyter.resources.job import Attempt, Job, Reason, State
 from gradient_jupyter.store.tables import attempts, jobs
 
@@ -44,7 +45,7 @@ def of_job(connection: Connection, job_id: str) -> list[Attempt]:
         Attempt(
             attempt=row.attempt, created_us=row.created_us, started_us=row.started_us, ended_us=row.ended_us,
             exit_code=row.exit_code, state=State(row.state) if row.state else None,
-            reason=msgspec.json.decode(row.reason, type=Reason) if row.reason else None,
+            reason=decode(row.reason, type=Reason) if row.reason else None,
             log_bytes=row.log_bytes,
         )
         for row in connection.execute(query)

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, select
 from sqlalchemy.dialects.sqlite import insert as insert_or
 
 from gradient_jupyter.resources.base import now_us
+from gradient_jupyter.resources.decoding import decode
 from gradient_jupyter.resources.snapshot import Snapshot
 from gradient_jupyter.store import snapshots
 from gradient_jupyter.store.tables import checkouts
@@ -30,7 +31,7 @@ def recall(connection: Connection, owner: str, source: str) -> Remembered | None
     snapshot = snapshots.get(connection, owner, row.snapshot)
     if snapshot is None:
         return None
-    return Remembered(snapshot, msgspec.json.decode(row.warnings, type=tuple[str, ...]))
+    return Remembered(snapshot, decode(row.warnings, type=tuple[str, ...]))
 
 
 def remember(

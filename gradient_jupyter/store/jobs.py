@@ -29,6 +29,7 @@ from sqlalchemy.engine import Row
 
 from gradient_jupyter.resources.artifact import Artifact
 from gradient_jupyter.resources.base import now_us
+from gradient_jupyter.resources.decoding import decode
 from gradient_jupyter.resources.event import Action
 from gradient_jupyter.resources.job import (
     TRANSITIONS,
@@ -331,7 +332,6 @@ def _json(value: object) -> str:
 
 
 def _job(row: Row[Any]) -> Job:
-    decode = msgspec.json.decode
     return Job(
         id=row.id, name=row.name, project_id=row.project_id, project=row.project, owner=row.owner,
         created_by=row.created_by, number=row.number, command=decode(row.command, type=tuple[str, ...]),

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, bindparam, delete, insert, select
 from sqlalchemy.engine import Row
 
 from gradient_jupyter.resources.base import now_us
+from gradient_jupyter.resources.decoding import decode
 from gradient_jupyter.store.tables import claims, jobs
 
 
@@ -58,6 +59,6 @@ _ONE = _SELECT.where(claims.c.job_id == bindparam("id"), claims.c.attempt == bin
 def _claim(row: Row[Any]) -> Claim:
     return Claim(
         job_id=row.job_id, attempt=row.attempt, node=row.node, machine_type=row.machine_type, cpus=row.cpus,
-        memory_bytes=row.memory_bytes, gpus=msgspec.json.decode(row.gpus, type=tuple[str, ...]),
+        memory_bytes=row.memory_bytes, gpus=decode(row.gpus, type=tuple[str, ...]),
         owner=row.owner, seq=row.seq,
     )  # fmt: skip

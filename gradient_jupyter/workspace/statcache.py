@@ -31,6 +31,7 @@ from pathlib import Path
 import blake3
 import msgspec
 
+from gradient_jupyter.resources.decoding import unpack
 from gradient_jupyter.resources.snapshot import chunk_count
 from gradient_jupyter.workspace.digest import Hashed
 
@@ -80,7 +81,7 @@ class StatCache:
             # A flipped bit must not become somebody's wrong digest.
             if blake3.blake3(body).digest() != checksum:
                 return {}
-            known = msgspec.msgpack.decode(body, type=_Body)
+            known = unpack(body, type=_Body)
         except (OSError, msgspec.MsgspecError):
             return {}
         return known.files if known.root == _name(root) and known.saved_ns <= self.clock() else {}

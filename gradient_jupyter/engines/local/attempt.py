@@ -26,6 +26,7 @@ from gradient_jupyter.engines.base import Conflict, Materialise, Observation, Ph
 from gradient_jupyter.engines.local import private, process
 from gradient_jupyter.engines.local.forkserver import Supervisor
 from gradient_jupyter.engines.local.world import MARKER, World
+from gradient_jupyter.resources.decoding import convert
 
 NEW, TRASH, PROBE = ".new-", ".trash-", ".probe-"
 """Beginnings of names in the root that are no tasks; what a killed server left under them may go."""
@@ -297,7 +298,7 @@ def _ended(seen: Observation, ended: dict[str, object]) -> Observation:
     fields = {name: ended[name] for name in wanted if ended.get(name) is not None}
     phase = Phase.SUCCEEDED if ended.get("exit_code") == 0 else Phase.FAILED
     whole = {**msgspec.structs.asdict(seen), **fields, "phase": phase}
-    return msgspec.convert(whole, Observation)
+    return convert(whole, Observation)
 
 
 def _wait_readable(fd: int, timeout_s: float) -> None:
