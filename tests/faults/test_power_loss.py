@@ -92,6 +92,8 @@ class Power:
         self.server.environment["GRADIENT_DATA_DIR"] = str(self.server.data)
         self.told: dict[str, Told] = {}
         self.snapshots: dict[str, bytes] = {}
+        self.checked: list[str] = []
+        """Jobs to be deleted: hundreds of cycles must not fill the disk."""
         self.cut_at = 0.0
 
     def boot(self) -> None:
@@ -190,6 +192,7 @@ class Power:
         for job_id, told in self.told.items():
             self._check_job(job_id, told)
         old = sum(bool(self._old(told)) for told in self.told.values())
+        self.checked += self.told
         self.told.clear()
         # What was acknowledged is still there to be run, and is not an empty file.
         for snapshot, data in list(self.snapshots.items())[-2:]:
@@ -200,7 +203,10 @@ class Power:
             final = self.server.finished(answer.json()["id"])
             assert final["state"] == "Stopped", final
             self._check_job(answer.json()["id"], told)
+            self.checked.append(answer.json()["id"])
         self.snapshots.clear()
+        self.server.deleted(*self.checked)
+        self.checked.clear()
         return old
 
     def _old(self, told: Told) -> list[str]:
