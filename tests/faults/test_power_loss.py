@@ -289,7 +289,8 @@ def kill_all_on(path: Path) -> None:
 def run(tmp_path: Path, kind: str, cycles: int) -> None:
     need_mounts()
     need_program(f"mkfs.{kind}")
-    size = (64 if kind == "ext4" else 320) << 20
+    # The events of what was done stay, a hundred kilobytes a cycle.
+    size = ((64 if kind == "ext4" else 320) + cycles) << 20
     with contextlib.ExitStack() as stack:
         disk = stack.enter_context(loop_disk(tmp_path / "image", tmp_path / "disk", kind, size))
         power = Power(tmp_path, disk)
