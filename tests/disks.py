@@ -15,11 +15,13 @@ import shutil
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+_PATIENCE_S = 10.0
 _CLONE_NEWNS = 0x00020000
 _MS_REC, _MS_PRIVATE = 16384, 1 << 18
 _EXT4_IOC_SHUTDOWN = 0x8004587D
@@ -110,8 +112,16 @@ class LoopDisk(Disk):
         _run("mount", "-o", "loop", str(self.image), str(self.path))
 
     def unmount(self) -> None:
-        # Whoever still has a file open there keeps it mounted: better to hear of it than to mount it twice.
-        _run("umount", str(self.path))
+        # Whoever still has a file open there keeps it mounted: better to hear of it than to mount it twice. A
+        # process that was killed may take a moment to close its files, when nothing is seen of it any more.
+        until = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                return _run("umount", str(self.path))
+            except OSError as error:
+                if "busy" not in str(error) or time.monotonic() >= until:
+                    raise
+            time.sleep(0.05)
 
     def cut_power(self) -> None:
         """From now on nothing reaches the disk, not even what the system has only kept in memory so far."""
