@@ -43,6 +43,7 @@ class Claiming:
         if queue.doubtful:
             await self.reload()
         if not queue:
+            queue.hindered(None)
             return
         nodes, sizes = await plane.nodes(), await plane.sizes()
         chosen = placing.place(queue, sizes, nodes, plane.settings.limits)
@@ -60,13 +61,13 @@ class Claiming:
                 if isinstance(error, GradientError):
                     await self._give_back(error)
                 raise
-            queue.hindered(None)
             self.unborn.update(stored)
             for job_id in stored:
-                self._plane.reconciler.look_at(job_id)
+                plane.reconciler.look_at(job_id)
             if len(stored) < len(chosen):
                 queue.doubtful = True  # some moved on meanwhile, and what they would have had is free
-                self._plane.reconciler.look_at_queue()
+                plane.reconciler.look_at_queue()
+        queue.hindered(None)
         plane.changes.queue_moved()
 
     def _claim(self, connection: Connection, claim: Claim, left: dict[str, Room], engine: str) -> bool:

@@ -11,6 +11,7 @@ import contextlib
 import os
 import sqlite3
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, insert
 from sqlalchemy.exc import DatabaseError
@@ -19,6 +20,9 @@ from gradient_jupyter.resources.base import new_id, now_us
 from gradient_jupyter.store import condition
 from gradient_jupyter.store.database import connect
 from gradient_jupyter.store.tables import facts
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 #: The newest step in ``migrations/versions``; a test holds it there. Known here so that starting on an
 #: up-to-date database does not load alembic.
@@ -89,18 +93,23 @@ def _unreadable(path: Path, why: object) -> SchemaRefused:
     )
 
 
-def _migrate(path: Path) -> None:
-    from alembic import command
+def steps(connection: Connection) -> Config:
+    """The migrations as alembic takes them, to be carried out on this connection."""
     from alembic.config import Config
 
-    config = Config()
+    config = Config(attributes={"connection": connection})
     config.set_main_option("script_location", "gradient_jupyter.store:migrations")
     config.set_main_option("path_separator", "os")
+    return config
+
+
+def _migrate(path: Path) -> None:
+    from alembic import command
+
     engine = connect(path)
     try:
         with engine.connect().execution_options(immediate=True) as connection, connection.begin():
-            config.attributes["connection"] = connection
-            command.upgrade(config, HEAD)
+            command.upgrade(steps(connection), HEAD)
             connection.exec_driver_sql(
                 "INSERT OR IGNORE INTO facts (name, value) VALUES ('install', ?)", (new_id("in"),)
             )

@@ -7,12 +7,10 @@ import os
 import shutil
 import time
 
-import alembic.command
 import pytest
-from alembic.config import Config
+from older import to_version
 
 from gradient_jupyter.control import floors
-from gradient_jupyter.store.database import connect
 from gradient_jupyter.workspace.space import file_system, space_of
 
 KINDS = {
@@ -139,14 +137,7 @@ def test_doctor_looks_at_what_an_older_version_left(alone, gradient):
     """Between an upgrade and the next server the database does not know yet how long logs were."""
     gradient("run", "train.py", server=alone)
     gradient("server", "stop", server=alone)
-    config = Config()
-    config.set_main_option("script_location", "gradient_jupyter.store:migrations")
-    config.set_main_option("path_separator", "os")
-    engine = connect(alone.data / "gradient.sqlite")
-    with engine.connect().execution_options(immediate=True) as connection, connection.begin():
-        config.attributes["connection"] = connection
-        alembic.command.downgrade(config, "0002")
-    engine.dispose()
+    to_version(alone.data / "gradient.sqlite", "0002")
     checks = gradient("admin", "doctor", "--json", server=alone).json["checks"]
     said = [check["message"] for check in checks if check["name"] == "files"]
     assert said == [

@@ -65,6 +65,17 @@ class Place:
 
         await self.plane.database.write(work)
 
+    def queries(self) -> list[object]:
+        """Every read of the store from here on."""
+        read, made = self.plane.database.read, []
+
+        async def counted(work):
+            made.append(work)
+            return await read(work)
+
+        self.plane.database.read = counted  # type: ignore[method-assign]
+        return made
+
     def log(self, attempt: int) -> Writer:
         directory = self.plane.layout.attempt(self.id, attempt)
         directory.mkdir(parents=True, exist_ok=True)
@@ -353,19 +364,12 @@ def test_a_log_that_lost_its_end_costs_one_query_however_many_follow_it(tmp_path
         told = [job.follow() for _ in range(50)]
         for each in told:
             assert [await each.next(), await each.next()] == ["Provisioning 1", [(OUT, "one\n")]]
-        read, queries = job.plane.database.read, 0
-
-        async def counted(work):
-            nonlocal queries
-            queries += 1
-            return await read(work)
-
-        job.plane.database.read = counted  # type: ignore[method-assign]
+        queries = job.queries()
         rests = [asyncio.create_task(each.rest()) for each in told]
         await job.ends(1, 5)
         for rest in await asyncio.gather(*rests):
             assert "1 bytes" in str(rest[-2])
-        assert queries == 2  # the job, and how long its log was
+        assert len(queries) == 2  # the job, and how long its log was
 
     run(scene, tmp_path)
 
@@ -390,20 +394,13 @@ def test_a_job_that_is_deleted_ends_its_followers(tmp_path):
 def test_followers_of_one_job_share_what_is_read_of_it(tmp_path):
     async def scene(job: Place) -> None:
         told = [job.follow() for _ in range(50)]
-        read, queries = job.plane.database.read, 0
-
-        async def counted(work):
-            nonlocal queries
-            queries += 1
-            return await read(work)
-
-        job.plane.database.read = counted  # type: ignore[method-assign]
+        queries = job.queries()
         await asyncio.gather(*(each.next() for each in told))
-        assert queries == 1
+        assert len(queries) == 1
         waiting = [asyncio.create_task(each.next()) for each in told]
         await job.becomes(state=State.RUNNING, phase=Phase.RUNNING)
         assert set(await asyncio.gather(*waiting)) == {"Running 1"}
-        assert queries == 2
+        assert len(queries) == 2
         for each in told:
             await each.close()
 

@@ -72,6 +72,27 @@ class World:
     async def sql(self, text: str) -> None:
         await self.plane.database.write(lambda connection: connection.exec_driver_sql(text))
 
+    async def refused_for_want_of_space(self) -> tuple[asyncio.Event, str]:
+        """A job of Ann's that was to be placed while no claim could be stored; and what sets that right."""
+        write, there_is_room = self.plane.database.write, asyncio.Event()
+
+        async def full(work):
+            if work.__qualname__.startswith("Claiming.place") and not there_is_room.is_set():
+                raise DiskFull("The disk is full.", next="Free some space.")
+            return await write(work)
+
+        self.plane.database.write = full  # type: ignore[method-assign]
+        heard = Heard("The disk is full")
+        log = logging.getLogger("gradient_jupyter.control.reconcile")
+        log.addHandler(heard)
+        try:
+            job_id = await self.submit(ANN)
+            async with asyncio.timeout(PATIENCE_S):
+                await heard.heard.wait()
+        finally:
+            log.removeHandler(heard)
+        return there_is_room, job_id
+
     async def check_the_queue_is_the_rows(self) -> None:
         queue = self.plane.queue
         queue.begin_reload()
@@ -213,19 +234,7 @@ def test_while_no_claim_can_be_stored_nobody_is_told_that_a_machine_is_taken(tmp
     meanwhile, and starts by itself, at the latest after the longest back-off (30 s)."""
 
     async def story(world: World) -> None:
-        write, there_is_room = world.plane.database.write, asyncio.Event()
-
-        async def full(work):
-            if work.__qualname__.startswith("Claiming.place") and not there_is_room.is_set():
-                raise DiskFull("The disk is full.", next="Free some space.")
-            return await write(work)
-
-        world.plane.database.write = full  # type: ignore[method-assign]
-        heard = Heard("The disk is full")
-        logging.getLogger("gradient_jupyter.control.reconcile").addHandler(heard)
-        job_id = await world.submit(ANN)
-        async with asyncio.timeout(PATIENCE_S):
-            await heard.heard.wait()
+        there_is_room, job_id = await world.refused_for_want_of_space()
         job = await world.get(ANN, job_id)
         assert job.reason is not None and job.reason.code == "no-space" and job.reason.next
         assert not world.plane.queue.claims and job.queue_position == 1
@@ -233,6 +242,20 @@ def test_while_no_claim_can_be_stored_nobody_is_told_that_a_machine_is_taken(tmp
         await world.until(ANN, job_id, State.STOPPED)
         assert world.plane.queue.trouble is None
         await world.check_the_queue_is_the_rows()
+
+    run(tmp_path / "root", story)
+
+
+def test_what_hindered_placing_is_forgotten_when_nothing_is_to_be_placed(tmp_path):
+    """Fault: as above, and the job is stopped. Whoever waits for another reason later is told that one."""
+
+    async def story(world: World) -> None:
+        _, job_id = await world.refused_for_want_of_space()
+        assert world.plane.queue.trouble is not None
+        await jobs.stop(world.plane, ANN, job_id)
+        await world.until(ANN, job_id, State.CANCELLED)
+        await world.plane.reconciler._claiming.place()
+        assert world.plane.queue.trouble is None
 
     run(tmp_path / "root", story)
 

@@ -20,9 +20,9 @@ import pytest
 from faults import witness
 from faults.killing import Killer, place
 from faults.victim import Victim
+from older import to_version
 
 from gradient_jupyter.store import schema
-from gradient_jupyter.store.database import connect
 
 OLD = "0001"
 JOBS = 100
@@ -75,23 +75,6 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(path, path.with_name("main"))
     connection.close()
     return path.parent
-
-
-def to_version(path: Path, version: str) -> None:
-    from alembic import command
-    from alembic.config import Config
-
-    config = Config()
-    config.set_main_option("script_location", "gradient_jupyter.store:migrations")
-    config.set_main_option("path_separator", "os")
-    engine = connect(path)
-    try:
-        with engine.connect().execution_options(immediate=True) as connection, connection.begin():
-            config.attributes["connection"] = connection
-            found = connection.exec_driver_sql("SELECT 1 FROM sqlite_master WHERE name = 'jobs'").first()
-            (command.downgrade if found else command.upgrade)(config, version)
-    finally:
-        engine.dispose()
 
 
 @pytest.fixture
