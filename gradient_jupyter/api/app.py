@@ -20,11 +20,11 @@ from gradient_jupyter.api import (
     snapshots,
 )
 from gradient_jupyter.api.endpoint import Door, Endpoint
-from gradient_jupyter.api.routes import Host, Route
+from gradient_jupyter.api.routes import NATIVE, Face, Host, Route
 from gradient_jupyter.control.plane import Plane
-from gradient_jupyter.resources.server import API
 
-PREFIX = f"/api/{API}"
+#: Every dialect that is spoken here. What lies under a prefix and is no route is refused in its words.
+FACES: tuple[Face, ...] = (NATIVE,)
 
 
 def all_routes() -> list[Route]:
@@ -33,7 +33,7 @@ def all_routes() -> list[Route]:
 
     @cache
     def document() -> dict[str, Any]:
-        return openapi.document(found, PREFIX)
+        return openapi.document(found)
 
     for noun in (projects, jobs, logs, artifacts, snapshots, machine_types, events, admin):
         found += noun.routes()
@@ -46,9 +46,18 @@ def application(plane: Plane, host: Host, door: Door) -> web.Application:
     for route in all_routes():
         by_path.setdefault(route.pattern, []).append(route)
     parts = {"plane": plane, "host": host, "door": door}
+    handlers: list[Any] = [
+        (pattern, Endpoint, {**parts, "routes": routes, "face": routes[0].face})
+        for pattern, routes in by_path.items()
+    ]
+    handlers += [
+        (f"{face.prefix}/.*", Endpoint, {**parts, "routes": (), "face": face})
+        for face in FACES
+        if face is not NATIVE
+    ]
     return web.Application(
-        [(PREFIX + pattern, Endpoint, {**parts, "routes": routes}) for pattern, routes in by_path.items()],
+        handlers,
         default_handler_class=Endpoint,
-        default_handler_args={**parts, "routes": ()},
+        default_handler_args={**parts, "routes": (), "face": NATIVE},
         log_function=lambda handler: None,
     )

@@ -19,14 +19,13 @@ from urllib.parse import urlsplit
 import msgspec
 from tornado import httputil, iostream, web
 
-from gradient_jupyter.api.routes import Answer, Call, Host, Right, Route, Sink
+from gradient_jupyter.api.routes import Answer, Call, Face, Host, Inside, Right, Route, Sink
 from gradient_jupyter.control import attempts, tokens
 from gradient_jupyter.control.access import Principal
 from gradient_jupyter.control.plane import Plane
 from gradient_jupyter.resources.base import new_id
 from gradient_jupyter.resources.decoding import convert, decode
 from gradient_jupyter.resources.errors import (
-    ErrorAnswer,
     Forbidden,
     GradientError,
     InvalidRequest,
@@ -99,10 +98,11 @@ class Endpoint(web.RequestHandler):
 
     SUPPORTED_METHODS = _METHODS
 
-    def initialize(self, plane: Plane, host: Host, door: Door, routes: Sequence[Route]) -> None:
+    def initialize(self, plane: Plane, host: Host, door: Door, routes: Sequence[Route], face: Face) -> None:
         self.plane = plane
         self.host = host
         self.door = door
+        self.face = face
         self.routes = {route.method: route for route in routes}
         self._chunks: list[bytes] = []
         self._size = 0
@@ -245,7 +245,8 @@ class Endpoint(web.RequestHandler):
             raise refusal(self.plane.read_only)
         path = {name: self.path_kwargs[name] for name in route.names}
         if principal.attempt is not None and not (
-            route.from_inside and path.get("job_id") == principal.attempt[0]
+            route.inside is Inside.HANDLER
+            or (route.inside is Inside.ITS_JOB and path.get("job_id") == principal.attempt[0])
         ):
             raise Forbidden(
                 "A running job's own token does not open this.",
@@ -352,7 +353,7 @@ class Endpoint(web.RequestHandler):
             self.set_header("WWW-Authenticate", "Bearer")
         if status == 405:
             self.set_header("Allow", ", ".join(sorted(self.routes)) or "GET")
-        self.finish(msgspec.json.encode(ErrorAnswer(error=error.body())))
+        self.finish(msgspec.json.encode(self.face.refusal(error)))
 
 
 def _of_the_system(error: OSError) -> Exception:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from gradient_jupyter.api.routes import Call, Right, Route, cursor
+from gradient_jupyter.api.routes import Call, Inside, Right, Route, cursor
 from gradient_jupyter.control import jobs, progress
 from gradient_jupyter.resources.errors import InvalidRequest
 from gradient_jupyter.resources.job import CreateJob, Job, Progress, RerunJob, UpdateJob
@@ -73,7 +73,7 @@ def routes() -> list[Route]:
             headers=_KEY,
         ),
         Route(
-            "GET", "/jobs/{job_id}", Right.READ, show, returns=Job, summary="One job", from_inside=True
+            "GET", "/jobs/{job_id}", Right.READ, show, returns=Job, summary="One job", inside=Inside.ITS_JOB
         ),
         Route(
             "PATCH", "/jobs/{job_id}", Right.WRITE, update, body=UpdateJob, returns=Job,
@@ -89,7 +89,7 @@ def routes() -> list[Route]:
         ),
         Route(
             "PUT", "/jobs/{job_id}/progress", Right.WRITE, report, body=Progress, returns=Progress,
-            status=202, from_inside=True,
+            status=202, inside=Inside.ITS_JOB,
             summary="How far a run is, as it says itself with its GRADIENT_JOB_TOKEN",
         ),
         Route(

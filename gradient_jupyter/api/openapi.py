@@ -14,7 +14,7 @@ from gradient_jupyter.resources.errors import ErrorAnswer
 _REF = "#/components/schemas/{name}"
 
 
-def document(routes: Sequence[Route], prefix: str) -> dict[str, Any]:
+def document(routes: Sequence[Route]) -> dict[str, Any]:
     types: list[Any] = [ErrorAnswer]
     for route in routes:
         types += [each for each in (route.query, route.body) if each is not None]
@@ -24,8 +24,7 @@ def document(routes: Sequence[Route], prefix: str) -> dict[str, Any]:
     by_type = dict(zip(map(id, types), schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
-        path = prefix + route.path.replace("...}", "}")
-        paths.setdefault(path, {})[route.method.lower()] = _operation(route, by_type, components)
+        paths.setdefault(route.address, {})[route.method.lower()] = _operation(route, by_type, components)
     return {
         "openapi": "3.1.0",
         "info": {

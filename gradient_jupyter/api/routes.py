@@ -16,7 +16,8 @@ from tornado.httputil import HTTPHeaders
 
 from gradient_jupyter.control.access import Principal
 from gradient_jupyter.control.plane import Plane
-from gradient_jupyter.resources.errors import InvalidRequest
+from gradient_jupyter.resources.errors import ErrorAnswer, GradientError, InvalidRequest
+from gradient_jupyter.resources.server import API
 
 #: Enough for a manifest of 200,000 entries; every other body is far smaller.
 MANIFEST_BODY = 64 * 2**20
@@ -31,6 +32,30 @@ class Right(enum.StrEnum):
     WRITE = "write"
     OPERATE = "operate"
     """Stop the server itself, and look after it. In solo that is its one user's."""
+
+
+class Inside(enum.StrEnum):
+    """What of a route a running job's own token opens."""
+
+    CLOSED = "closed"
+    ITS_JOB = "its-job"
+    """The route's ``{job_id}`` must be its own; the dispatcher sees to that."""
+    HANDLER = "handler"
+    """What it names stands elsewhere (a body, a run's id): the function compares it with
+    ``principal.attempt`` before it does anything."""
+
+
+@dataclass(frozen=True)
+class Face:
+    """One dialect under one prefix: how it says that something went wrong."""
+
+    prefix: str
+    refusal: Callable[[GradientError], object]
+    """The body of a refusal, as it is encoded."""
+
+
+#: Our own.
+NATIVE = Face(f"/api/{API}", lambda error: ErrorAnswer(error=error.body()))
 
 
 class Sink(Protocol):
@@ -114,8 +139,8 @@ class Route:
     """What it does is of no use to anybody once the caller has hung up: it is cancelled then."""
     media: str = "application/json"
     """The media type of the answer."""
-    from_inside: bool = False
-    """Also open to a running job, with its attempt's token, for itself: ``{job_id}`` must be its own."""
+    inside: Inside = Inside.CLOSED
+    face: Face = NATIVE
     headers: dict[str, str] = field(default_factory=dict)
     """Request headers it understands, with what they mean: for the document."""
 
@@ -124,9 +149,14 @@ class Route:
         return self.body_limit or (JSON_BODY if self.body else 0)
 
     @property
+    def address(self) -> str:
+        """The whole path, as a document shows it."""
+        return self.face.prefix + self.path.replace("...}", "}")
+
+    @property
     def pattern(self) -> str:
-        """The path as a regular expression with one named group per placeholder."""
-        rest = re.sub(r"\{(\w+)\.\.\.\}", r"(?P<\1>.+)", self.path)
+        """The whole path as a regular expression with one named group per placeholder."""
+        rest = re.sub(r"\{(\w+)\.\.\.\}", r"(?P<\1>.+)", self.face.prefix + self.path)
         return re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", rest)
 
     @property

@@ -1,6 +1,6 @@
 """Which attempt of which job is asking, and the fence around those that are over.
 
-An attempt's token opens what a route says it does (``from_inside``), for its own job, as long as the attempt
+An attempt's token opens what a route says it does (``Inside``), for its own job, as long as the attempt
 is the job's current one and its command may run. Once another has taken over, or the end has been seen, it is
 refused: of one job at most one attempt's results are ever accepted (P2), also when an older one turns out to
 be alive after all.

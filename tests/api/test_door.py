@@ -6,14 +6,14 @@ import socket
 
 import pytest
 
-from gradient_jupyter.api.app import PREFIX, all_routes
-from gradient_jupyter.api.routes import Right
+from gradient_jupyter.api.app import all_routes
+from gradient_jupyter.api.routes import NATIVE, Right
 from gradient_jupyter.resources.server import proof
 
 ROUTES = [
     (
         route.method,
-        PREFIX + route.path.replace("...}", "}").format(**dict.fromkeys(route.names, "x")),
+        route.address.format(**dict.fromkeys(route.names, "x")),
         route.right,
     )
     for route in all_routes()
@@ -118,4 +118,4 @@ def test_nothing_the_server_writes_can_be_read_by_others(solo):
 
 
 def test_every_route_declares_its_right_and_only_hello_is_public():
-    assert [path for _, path, right in ROUTES if right is Right.PUBLIC] == [f"{PREFIX}/hello"]
+    assert [path for _, path, right in ROUTES if right is Right.PUBLIC] == [f"{NATIVE.prefix}/hello"]

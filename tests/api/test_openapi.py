@@ -6,15 +6,16 @@ import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis.checks import not_a_server_error
 
-from gradient_jupyter.api.app import PREFIX, all_routes
+from gradient_jupyter.api.app import all_routes
 from gradient_jupyter.api.openapi import document
+from gradient_jupyter.api.routes import NATIVE
 
 
 def test_every_route_is_in_the_document_and_nothing_else(solo):
     served = solo.request("GET", "/openapi.json").json()
     assert served["openapi"] == "3.1.0"
     found = {(method.upper(), path) for path, methods in served["paths"].items() for method in methods}
-    assert found == {(route.method, PREFIX + route.path.replace("...}", "}")) for route in all_routes()}
+    assert found == {(route.method, route.address) for route in all_routes()}
     names = [op["operationId"] for methods in served["paths"].values() for op in methods.values()]
     assert len(names) == len(set(names))
 
@@ -25,11 +26,11 @@ def as_bytes(context, value):
     return value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass")
 
 
-schema = schemathesis.openapi.from_dict(document(all_routes(), PREFIX))
+schema = schemathesis.openapi.from_dict(document(all_routes()))
 
 
 # Left out: the server's own stop, which would end the test, and the stream that never ends.
-@(schema.exclude(path=f"{PREFIX}/server/stop").exclude(path=f"{PREFIX}/events").parametrize())
+@(schema.exclude(path=f"{NATIVE.prefix}/server/stop").exclude(path=f"{NATIVE.prefix}/events").parametrize())
 @settings(
     max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )  # fmt: skip
