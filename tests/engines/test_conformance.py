@@ -733,7 +733,7 @@ def test_what_a_task_uses_is_told_while_it_runs(bench: Bench) -> None:
         await until((bench.storage / "burnt").exists)
         usage = await engine.usage({task.key: (), "test-job-none-1-0": ()})
         assert set(usage) == {task.key}
-        assert 0.6 <= usage[task.key].cpu_s < 60
+        assert 0.5 <= usage[task.key].cpu_s < 60
         assert usage[task.key].memory_bytes >= 150_000_000
         assert usage[task.key].gpus == ()
         await engine.stop(task.key, 0)
