@@ -196,8 +196,8 @@ def _curve(source: Metrics, each: Summary, start: int | None, end: int | None) -
 
 
 def curve(buckets: Sequence[Bucket], floor: float | None = None) -> str:
-    """The means of the buckets as letters between the least of them (or ``floor``) and the greatest; a dot where
-    there is no number."""
+    """The means of the buckets as letters between the least of them (or ``floor``) and the greatest; a dot
+    where there is no number."""
     means = [each.mean if isinstance(each.mean, (int, float)) else None for each in buckets]
     numbers = [mean for mean in means if mean is not None]
     if not numbers:
