@@ -10,7 +10,7 @@ import secrets
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -29,6 +29,7 @@ from gradient_jupyter.resources.event import Action, Event
 from gradient_jupyter.resources.job import State
 from gradient_jupyter.resources.page import Attempts
 from gradient_jupyter.resources.page import Jobs as Page
+from gradient_jupyter.resources.port import Port, parse
 from gradient_jupyter.workspace.preflight import Preflight
 
 _PAGE = 200
@@ -55,6 +56,7 @@ class Jobs:
         max_duration: float | timedelta | None = None,
         priority: int = 0,
         tags: Sequence[str] = (),
+        ports: str | Sequence[str] = (),
         max_size: int | str | None = None,
         on_progress: Callable[[upload.Progress], None] | None = None,
     ) -> Job:
@@ -70,7 +72,8 @@ class Jobs:
         Returns as soon as the job is accepted.
 
         ``retries``: how often it is started again when it fails or is lost. ``max_duration`` (seconds): how
-        long an attempt may run. ``priority`` orders your own jobs that wait; higher goes first.
+        long an attempt may run. ``priority`` orders your own jobs that wait; higher goes first. ``ports``
+        (``"EXT:INT[:scheme]"``): what the job listens on at INT is reached at EXT while it runs.
         """
         words = _words(command)
         if project is not None and project_id is not None:
@@ -91,6 +94,7 @@ class Jobs:
             max_duration_s=_seconds(max_duration),
             priority=priority,
             tags=tuple(tags),
+            ports=_ports(ports) or (),
         )
         check_request(request)
         key = secrets.token_urlsafe(24)
@@ -138,17 +142,32 @@ class Jobs:
         self,
         *,
         project_id: str | None = None,
-        state: State | str | None = None,
-        tag: str | None = None,
+        state: State | str | Sequence[State | str] | None = None,
+        tag: str | Sequence[str] | None = None,
+        name: str | None = None,
+        machine_type: str | None = None,
+        since: datetime | timedelta | None = None,
+        until: datetime | timedelta | None = None,
         limit: int | None = None,
     ) -> Iterator[Job]:
-        """Jobs, newest first, read page by page as they are asked for; at most ``limit`` of them."""
+        """Jobs, newest first, read page by page as they are asked for; at most ``limit`` of them.
+
+        Those in one of several states, bearing all of several tags, with ``name`` as a part of their name.
+        ``since`` and ``until`` say when they were created; a timedelta counts back from now.
+        """
         cursor, left = None, limit
+        fixed = {
+            "project_id": project_id,
+            "state": [state] if isinstance(state, str) else state,
+            "tag": [tag] if isinstance(tag, str) else tag,
+            "name": name,
+            "machine_type": machine_type,
+            "since_us": _moment_us(since),
+            "until_us": _moment_us(until),
+        }
         while left is None or left > 0:
             query = {
-                "project_id": project_id,
-                "state": state,
-                "tag": tag,
+                **fixed,
                 "limit": min(_PAGE, left or _PAGE),
                 "cursor": cursor,
             }
@@ -269,6 +288,7 @@ class Job:
         max_duration: float | timedelta | None = None,
         priority: int | None = None,
         tags: Sequence[str] | None = None,
+        ports: str | Sequence[str] | None = None,
     ) -> Job:
         """The same files once more, as a new job; what is not given is as it was.
 
@@ -288,6 +308,7 @@ class Job:
             max_duration_s=_seconds(max_duration),
             priority=priority,
             tags=None if tags is None else tuple(tags),
+            ports=_ports(ports),
         )
         check_request(request)
         record = self._transport.request(
@@ -345,6 +366,16 @@ def _words(command: Sequence[str] | str) -> tuple[str, ...]:
 
 def _seconds(duration: float | timedelta | None) -> float | None:
     return duration.total_seconds() if isinstance(duration, timedelta) else duration
+
+
+def _ports(ports: str | Sequence[str] | None) -> tuple[Port, ...] | None:
+    return parse(ports) if ports else None if ports is None else ()
+
+
+def _moment_us(moment: datetime | timedelta | None) -> int | None:
+    if isinstance(moment, timedelta):
+        moment = datetime.now(UTC) - moment
+    return None if moment is None else max(0, round(moment.timestamp() * 1e6))
 
 
 def _path(job_id: str) -> str:
