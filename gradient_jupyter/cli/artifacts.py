@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gradient_jupyter.cli.options import job_argument, json_option
+from gradient_jupyter.cli.command import Words
+from gradient_jupyter.cli.options import job_argument, json_option, named_job_argument
 from gradient_jupyter.cli.terminal import note
 
 if TYPE_CHECKING:
     from gradient_jupyter.client import Job
 
 
-@click.group()
+@click.group(cls=Words)
 def artifacts() -> None:
     """What a job left in /artifacts: list it, fetch it, remove it."""
 
@@ -122,7 +123,7 @@ def _zip(job: Job, target: Path, *, as_json: bool) -> int:
 
 
 @artifacts.command()
-@job_argument
+@named_job_argument
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True)
 @json_option
 def delete(*, job_id: str, paths: tuple[str, ...], as_json: bool) -> int:

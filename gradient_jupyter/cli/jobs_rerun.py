@@ -63,5 +63,6 @@ def rerun(
             max_duration=running.max_duration_s,
             priority=running.priority,
             tags=running.tags,
+            ports=running.ports,
         )
         return accepted(job, follow=follow, as_json=as_json)

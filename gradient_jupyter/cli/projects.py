@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gradient_jupyter.cli.command import Words
 from gradient_jupyter.cli.options import json_option
 from gradient_jupyter.cli.terminal import note, say
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 _ID = re.compile(r"pr[0-9a-z]{12}\Z")
 
 
-@click.group()
+@click.group(cls=Words)
 def projects() -> None:
     """Projects: what jobs belong to. A directory's first job makes one, named after it."""
 

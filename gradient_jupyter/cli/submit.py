@@ -87,7 +87,9 @@ def _create(client: Client, command: tuple[str, ...], submission: Submission, *,
             max_duration=submission.running.max_duration_s,
             priority=submission.running.priority or 0,
             tags=submission.running.tags or (),
+            ports=submission.running.ports or (),
             max_size=submission.max_size,
+            ignore=submission.ignore,
             on_progress=show,
         )
     except KeyboardInterrupt:

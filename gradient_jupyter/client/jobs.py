@@ -58,6 +58,7 @@ class Jobs:
         tags: Sequence[str] = (),
         ports: str | Sequence[str] = (),
         max_size: int | str | None = None,
+        ignore: Sequence[str] = (),
         on_progress: Callable[[upload.Progress], None] | None = None,
     ) -> Job:
         """Sends ``workspace`` and asks for ``command`` to be run in a copy of it.
@@ -66,6 +67,7 @@ class Jobs:
         that the server fetches (``"git+https://github.com/owner/repo@ref#subdirectory=dir"``), or None for
         no files.
         ``max_size`` is the most that may be sent, in bytes or as ``"2GiB"``; ``"none"`` lifts the limit.
+        ``ignore`` are further rules of what stays behind, as in a ``.gradientignore``.
         ``command`` is an argument vector that no shell looks at; a string is split into one as a shell
         would. Without a project it is the directory's own: ``.ps_project/config.json``, else its name; of a
         repository its name.
@@ -78,7 +80,7 @@ class Jobs:
         words = _words(command)
         if project is not None and project_id is not None:
             raise InvalidRequest("A job belongs to one project: give its name or its id, not both.")
-        files = workspaces.find(workspace, on_progress, max_size=max_size)
+        files = workspaces.find(workspace, on_progress, max_size=max_size, ignore=ignore)
         if project is None and project_id is None:
             project, project_id = files.project()
         request = wire.CreateJob(
@@ -129,11 +131,15 @@ class Jobs:
         )
 
     def preflight(
-        self, workspace: Path | str | None = ".", *, max_size: int | str | None = None
+        self,
+        workspace: Path | str | None = ".",
+        *,
+        max_size: int | str | None = None,
+        ignore: Sequence[str] = (),
     ) -> Preflight:
         """What ``create`` would send from ``workspace`` now and what it would leave out. Nothing is sent;
         a repository is fetched by the server, which has no other way to know."""
-        return workspaces.find(workspace, max_size=max_size).look(self._transport)
+        return workspaces.find(workspace, max_size=max_size, ignore=ignore).look(self._transport)
 
     def get(self, job_id: str) -> Job:
         return Job(self._transport, self._transport.request("GET", _path(job_id), wire.Job))

@@ -134,7 +134,7 @@ class Transport:
         if given := {name: value for name, value in request.query.items() if value is not None}:
             target += "?" + urlencode(given, doseq=True)  # a parameter with several values is repeated
         headers = {
-            "Authorization": f"Bearer {address.token}",
+            "Authorization": f"Bearer {address.key or address.token}",
             "Accept": "application/json",
             "User-Agent": "gradient-jupyter",
             **request.headers,

@@ -10,6 +10,7 @@ from gradient_jupyter.resources.artifact import Artifact
 from gradient_jupyter.resources.base import Request, Resource
 from gradient_jupyter.resources.job import Attempt, Job, JobName, State, Tag
 from gradient_jupyter.resources.machine_type import MachineType
+from gradient_jupyter.resources.owner import Membership
 from gradient_jupyter.resources.project import Project
 
 Cursor = Annotated[str, msgspec.Meta(max_length=200)]
@@ -27,7 +28,8 @@ TimeUs = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
 class JobQuery(PageQuery, frozen=True, kw_only=True):
-    """Which jobs. A parameter that may be given several times is repeated: ``state=Running&state=Pending``."""
+    """Which jobs. A parameter that may be given several times is repeated:
+    ``state=Running&state=Pending``."""
 
     project_id: str | None = None
     state: Annotated[tuple[State, ...], Several] = ()
@@ -55,6 +57,10 @@ class Attempts(Resource, frozen=True, kw_only=True):
 class Projects(Resource, frozen=True, kw_only=True):
     items: tuple[Project, ...]
     next: str | None = None
+
+
+class Members(Resource, frozen=True, kw_only=True):
+    items: tuple[Membership, ...]
 
 
 class Artifacts(Resource, frozen=True, kw_only=True):

@@ -72,9 +72,7 @@ def _one(text: str) -> Port:
         raise _invalid(f"The port {external} cannot be reached from outside: it is not from 1024 to 65535.")
     if not 1 <= internal <= 65535:
         raise _invalid(f"There is no port {internal}.")
-    return Port(
-        external=external, internal=internal, scheme=match[3] or _GUESSES.get(internal, "http")
-    )
+    return Port(external=external, internal=internal, scheme=match[3] or _GUESSES.get(internal, "http"))
 
 
 def _invalid(message: str) -> InvalidRequest:
