@@ -42,7 +42,7 @@ def named_job_argument(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _job_argument(command: Callable[..., Any], *, else_last: bool) -> Callable[..., Any]:
-    @click.argument("job_id", metavar="JOB", required=False)
+    @click.argument("job_id", metavar="[JOB]" if else_last else "JOB", required=False)
     @click.option("--id", "--jobId", "--job-id", "named_id", hidden=True)
     @functools.wraps(command)
     def with_job(*args: Any, job_id: str | None, named_id: str | None, **more: Any) -> Any:
@@ -177,7 +177,7 @@ def running_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ports: tuple[str, ...],
         **more: Any,
     ) -> Any:
-        tags = (*tags, *_separated(tag_lists))
+        tags = (*tags, *separated(tag_lists))
         none = ports == ("none",)
         running = Running(priority, retries, max_duration_s, tags or None, () if none else ports or None)
         return command(*args, running=running, **more)
@@ -233,7 +233,7 @@ def _json_variables(text: str) -> dict[str, str]:
     return _environment(pairs, "--jobEnv")
 
 
-def _separated(texts: Iterable[str]) -> tuple[str, ...]:
+def separated(texts: Iterable[str]) -> tuple[str, ...]:
     """The parts of lists whose parts are separated by commas."""
     return tuple(part for text in texts for each in text.split(",") if (part := each.strip()))
 
@@ -313,7 +313,7 @@ def submission_options(command: Callable[..., Any]) -> Callable[..., Any]:
         submission = Submission(
             workspace=None if workspace == "none" else workspace,
             max_size=max_size,
-            ignore=_separated(ignore),
+            ignore=separated(ignore),
             init=init,
             project=project,
             project_id=project_id,

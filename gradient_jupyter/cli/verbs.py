@@ -16,7 +16,9 @@ class Verb:
 VERBS: dict[str, Verb] = {
     "run": Verb("run", "run", "Send this directory away as a job, follow it, end with its exit code"),
     "jobs": Verb("jobs", "jobs", "create, list, show, logs, waitfor, receipt, rerun, stop, ..."),
-    "projects": Verb("projects", "projects", "list, create, show, rename, delete, members, init, clear"),
+    "projects": Verb(
+        "projects", "projects", "list, create, show, rename, delete, members, init, clear", ("project",)
+    ),
     "machineTypes": Verb(
         "machine_types", "machine_types", "What a job can run on, and what is free", ("machine-types",)
     ),

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shlex
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from gradient_jupyter.client import logs, projects, upload, workspaces
+from gradient_jupyter.client import directory, logs, projects, receipts, upload, workspaces
 from gradient_jupyter.client.artifacts import Artifacts
 from gradient_jupyter.client.logs import LogLine
 from gradient_jupyter.client.machine_types import MachineTypes
@@ -30,6 +31,7 @@ from gradient_jupyter.resources.job import State
 from gradient_jupyter.resources.page import Attempts
 from gradient_jupyter.resources.page import Jobs as Page
 from gradient_jupyter.resources.port import Port, parse
+from gradient_jupyter.resources.receipt import Receipt
 from gradient_jupyter.workspace.preflight import Preflight
 
 _PAGE = 200
@@ -78,10 +80,10 @@ class Jobs:
         (``"EXT:INT[:scheme]"``): what the job listens on at INT is reached at EXT while it runs.
         """
         words = _words(command)
-        if project is not None and project_id is not None:
-            raise InvalidRequest("A job belongs to one project: give its name or its id, not both.")
+        _one_project(project, project_id)
         files = workspaces.find(workspace, on_progress, max_size=max_size, ignore=ignore)
-        if project is None and project_id is None:
+        theirs = project is None and project_id is None
+        if theirs:
             project, project_id = files.project()
         request = wire.CreateJob(
             command=words,
@@ -99,6 +101,16 @@ class Jobs:
             ports=_ports(ports) or (),
         )
         check_request(request)
+        with _directory_project(theirs):
+            return self._send(request, files, on_progress)
+
+    def _send(
+        self,
+        request: wire.CreateJob,
+        files: workspaces.Workspace,
+        on_progress: Callable[[upload.Progress], None] | None,
+    ) -> Job:
+        """Asks for the job, and sends its files where the server lacks them."""
         key = secrets.token_urlsafe(24)
         if files.known is not None:
             # Nothing changed since it was read before, so it may well be there: then all is one request.
@@ -129,6 +141,62 @@ class Jobs:
         return self._transport.request(
             "POST", "/jobs", wire.Job, body=request, headers=headers, repeatable=True
         )
+
+    def repeat(
+        self,
+        receipt: Receipt | Mapping[str, object],
+        *,
+        workspace: Path | str | None = ".",
+        command: Sequence[str] | str | None = None,
+        project: str | None = None,
+        project_id: str | None = None,
+        name: str | None = None,
+        machine_type: str | None = None,
+        env: Mapping[str, str] | None = None,
+        retries: int | None = None,
+        max_duration: float | timedelta | None = None,
+        priority: int | None = None,
+        tags: Sequence[str] | None = None,
+        ports: str | Sequence[str] | None = None,
+        on_progress: Callable[[upload.Progress], None] | None = None,
+    ) -> Job:
+        """Runs what a receipt says exactly so again, save for what is given here; ``env`` is laid over.
+
+        The files are the same to the byte: the server's, if it still has them and they are yours; else those
+        in ``workspace``, or in the repository they came from, if they are the same. Raises ``NotFound``
+        (``receipt-files-missing``) when they are nowhere.
+        """
+        if not isinstance(receipt, Receipt):
+            receipt = receipts.read(receipt)
+        _one_project(project, project_id)
+        seconds, opened = _seconds(max_duration), _ports(ports)
+        request = wire.CreateJob(
+            command=receipt.command if command is None else _words(command),
+            snapshot=receipt.snapshot,
+            source=receipt.source,
+            project=None if project_id is not None else project or receipt.project,
+            project_id=project_id,
+            name=name or receipt.name,
+            machine_type=machine_type or receipt.machine_type,
+            host=host_environment(),
+            env={**receipt.env, **(env or {})},
+            retries=receipt.retries if retries is None else retries,
+            max_duration_s=receipt.max_duration_s if seconds is None else seconds,
+            priority=receipt.priority if priority is None else priority,
+            tags=receipt.tags if tags is None else tuple(tags),
+            ports=receipt.ports if opened is None else opened,
+        )
+        check_request(request)
+        key = secrets.token_urlsafe(24)
+        try:
+            return Job(self._transport, self._ask(request, key))
+        except NotFound as error:
+            if error.code != "no-such-snapshot":
+                raise
+        where = None if workspace is None else os.fspath(workspace)
+        sent = receipts.bring(self._transport, receipt, where, on_progress)
+        request = msgspec.structs.replace(request, source=sent.source or receipt.source)
+        return Job(self._transport, self._ask(request, key))
 
     def preflight(
         self,
@@ -327,6 +395,11 @@ class Job:
         )
         return Job(self._transport, record)
 
+    def receipt(self) -> Receipt:
+        """What it takes to run it exactly so again, and what has come of it so far."""
+        self.refresh()
+        return receipts.of(self.record, self.artifacts.list())
+
     def attempts(self) -> list[wire.Attempt]:
         """Every run of its command, oldest first: when, how it ended, and why."""
         return [*self._transport.request("GET", _path(self.id) + "/attempts", Attempts).items]
@@ -361,6 +434,26 @@ class Job:
         return (
             f"<Job {record.id} {record.name!r} #{record.number} of {record.project!r}: {record.state}{ended}>"
         )
+
+
+def _one_project(project: str | None, project_id: str | None) -> None:
+    if project is not None and project_id is not None:
+        raise InvalidRequest("A job belongs to one project: give its name or its id, not both.")
+
+
+@contextlib.contextmanager
+def _directory_project(theirs: bool) -> Iterator[None]:
+    """What the directory itself says of its project may have come with somebody else's repository."""
+    try:
+        yield
+    except NotFound as error:
+        if not theirs or error.code != "no-such-project":
+            raise
+        raise NotFound(
+            f"The directory's {directory.CONFIG} names a project that is not yours here. {error.message}",
+            next="Name another with --project NAME; gradient projects clear forgets that one.",
+            code=error.code,
+        ) from error
 
 
 def _words(command: Sequence[str] | str) -> tuple[str, ...]:
