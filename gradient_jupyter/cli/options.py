@@ -48,7 +48,8 @@ def _job_argument(command: Callable[..., Any], *, else_last: bool) -> Callable[.
     def with_job(*args: Any, job_id: str | None, named_id: str | None, **more: Any) -> Any:
         if job_id is not None and named_id is not None:
             raise click.UsageError("Name one job, once.")
-        return command(*args, job_id=job_id or named_id or _last_job(else_last), **more)
+        given = job_id if job_id is not None else named_id
+        return command(*args, job_id=_last_job(else_last) if given is None else given, **more)
 
     return with_job
 

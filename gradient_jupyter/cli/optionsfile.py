@@ -225,7 +225,8 @@ def _named(param: click.Parameter) -> tuple[str, str]:
         return param.name or "", f"{param.human_readable_name}."
     assert isinstance(param, click.Option)
     long = next((option for option in param.opts if option.startswith("--")), "")
-    return long.removeprefix("--"), param.help or ""
+    first, *rest = long.removeprefix("--").split("-")
+    return first + "".join(part.title() for part in rest), param.help or ""
 
 
 def _plain(value: Any) -> Any:
