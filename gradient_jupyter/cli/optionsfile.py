@@ -80,11 +80,15 @@ def template(ctx: click.Context) -> str:
     out = io.StringIO()
     out.write(f"# Options of: {ctx.command_path}\n")
     out.write("# Used with --optionsFile; what is typed beside it wins. An empty value is as if not said.\n")
+    done: set[str] = set()
     for param in ctx.command.params:
         key, text = _named(param)
-        if not key:
+        if not key or key in done:
             continue
+        done.add(key)
         value = _plain(ctx.params.get(param.name or ""))
+        if key == "command":  # said in one way or the other
+            value = _plain(ctx.params.get("words")) or value
         if isinstance(param, click.Option) and param.is_flag and value in ("", "false"):
             value = False
         out.write("\n")

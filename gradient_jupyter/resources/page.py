@@ -24,7 +24,7 @@ class PageQuery(Request, frozen=True, kw_only=True):
 
 Several = msgspec.Meta(max_length=50)
 #: Microseconds since the epoch, UTC.
-TimeUs = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+TimeUs = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 
 
 class JobQuery(PageQuery, frozen=True, kw_only=True):

@@ -166,7 +166,10 @@ def test_the_same_number_needs_no_forwarder(solo: SoloServer, free: list[int]) -
         [{"external": "8080", "internal": 80, "scheme": "http"}],
         [{"external": 8080, "internal": 80, "scheme": "java script:"}],
         [{"external": 8080, "internal": 80, "scheme": "http", "host": "0.0.0.0"}],
-        [{"external": 8080, "internal": 8081, "scheme": "http"}, {"external": 8081, "internal": 8080, "scheme": "x"}],
+        [
+            {"external": 8080, "internal": 8081, "scheme": "http"},
+            {"external": 8081, "internal": 8080, "scheme": "x"},
+        ],
         [{"external": 2000 + n, "internal": 3000 + n, "scheme": "http"} for n in range(21)],
         "8080:80",
     ],

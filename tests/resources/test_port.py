@@ -25,10 +25,29 @@ def test_ports_are_read_as_gradients_users_write_them(written: str | list[str], 
 
 @pytest.mark.parametrize(
     "written",
-    ["", "8080", "8080:", ":80", "1023:80", "0:80", "65536:80", "8080:0", "8080:65536", "8080:80/udp", "a:b",
-     "8080:80:", "8080:80:HTTP", "8080:80:ht tp", "-8080:80", "8080:8 0", "８０８０:80", "8080:80:http:x", "8080:80,",
-     "99999999999999999999:80"],
-)  # fmt: skip
+    [
+        "",
+        "8080",
+        "8080:",
+        ":80",
+        "1023:80",
+        "0:80",
+        "65536:80",
+        "8080:0",
+        "8080:65536",
+        "8080:80/udp",
+        "a:b",
+        "8080:80:",
+        "8080:80:HTTP",
+        "8080:80:ht tp",
+        "-8080:80",
+        "8080:8 0",
+        "８０８０:80",
+        "8080:80:http:x",
+        "8080:80,",
+        "99999999999999999999:80",
+    ],
+)
 def test_what_is_no_port_is_refused_in_a_sentence(written: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         parse(written)
