@@ -281,11 +281,13 @@ def submission_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )
     @click.option("--workspaceRef", "ref", hidden=True)
     @click.option(
-        "--init/--no-init",
-        "init",
+        "--init",
+        type=bool,
         default=True,
-        help="Remember the project in .ps_project, at a directory's first job.  [--init]",
+        metavar="BOOL",
+        help="Whether a directory's first job writes its project to .ps_project.  [true]",
     )
+    @click.option("--no-init", "no_init", is_flag=True, help="The same as --init false.")
     @env_options
     @running_options
     @functools.wraps(command)
@@ -300,6 +302,7 @@ def submission_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ignore: tuple[str, ...],
         ref: str | None,
         init: bool,
+        no_init: bool,
         env: dict[str, str],
         running: Running,
         **more: Any,
@@ -315,7 +318,7 @@ def submission_options(command: Callable[..., Any]) -> Callable[..., Any]:
             workspace=None if workspace == "none" else workspace,
             max_size=max_size,
             ignore=separated(ignore),
-            init=init,
+            init=init and not no_init,
             project=project,
             project_id=project_id,
             name=name,

@@ -76,8 +76,9 @@ def remember(
                 return False
             said = {}
         new = dict(said)
-        if project and not (said.get("project") or said.get("projectId")):
-            new |= {"project": project, "projectId": project_id}
+        theirs = said.get("project"), said.get("projectId")
+        if project and (theirs == (project, None) or not any(theirs)):
+            new |= {"project": project} | ({"projectId": project_id} if project_id else {})
         if job_id:
             new["lastJobId"] = job_id
         if new != said:

@@ -40,7 +40,7 @@ def test_a_project_that_was_named_for_once_is_not_remembered(gradient: Any, dire
     assert config(directory) == {"lastJobId": job["id"]}
 
 
-@pytest.mark.parametrize("words", [("--no-init",), ("--optionsFile", "o.yaml")])
+@pytest.mark.parametrize("words", [("--no-init",), ("--init", "false"), ("--optionsFile", "o.yaml")])
 def test_it_is_not_written_where_it_is_not_wanted(
     gradient: Any, directory: Path, words: tuple[str, ...]
 ) -> None:
@@ -85,13 +85,15 @@ def test_a_hostile_directory_names_no_server_no_token_and_no_command(gradient: A
     (directory / ".ps_project" / "config.json").write_text(json.dumps(hostile))
     for name in ("click.py", "yaml.py", "gradient_jupyter.py", "sitecustomize.py"):
         (directory / name).write_text("open('pwned', 'w')")
-    refused = gradient("run", "--ignoreFiles", "*.py", "true")
+    # `python -m`, as tests call it, would look into the directory; the command's own script does not.
+    safe = {"PYTHONSAFEPATH": "1"}
+    refused = gradient("run", "--ignoreFiles", "*.py", "true", **safe)
     assert refused.code == 1
     assert "names a project that is not yours" in refused.err and "gradient projects clear" in refused.err
-    assert gradient("jobs", "logs").code == 1
-    done = gradient("run", "--json", "--project", "mine", "true")
+    assert gradient("jobs", "logs", **safe).code == 1
+    done = gradient("run", "--json", "--project", "mine", "true", **safe)
     assert (done.code, done.json["command"], done.json["machine_type"]) == (0, ["true"], "small")
     assert done.json["env"] == {}
     assert not (directory / "pwned").exists()
-    assert gradient("projects", "clear").code == 0
+    assert gradient("projects", "clear", **safe).code == 0
     assert "projectId" not in config(directory)

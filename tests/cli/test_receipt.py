@@ -66,16 +66,17 @@ def test_a_receipt_of_files_that_the_server_lost_takes_them_from_the_directory(
     first = gradient("run", "--json", "train.py")
     assert first.code == 0
     assert gradient("jobs", "receipt", first.json["id"], "-o", name).code == 0
-    lacking = gradient("run", "--receipt", name, "--workspace", "none", server=alone)
+    local = ("--machineType", "local")
+    lacking = gradient("run", "--receipt", name, "--workspace", "none", *local, server=alone)
     assert lacking.code == 1
     assert "are not to be had: the server does not have them" in lacking.err
     (directory / "other").mkdir()
-    wrong = gradient("run", "--receipt", name, "--workspace", "other", server=alone)
+    wrong = gradient("run", "--receipt", name, "--workspace", "other", *local, server=alone)
     assert (wrong.code, "other holds others" in wrong.err) == (1, True)
     assert "--workspace DIR" in wrong.err
     (directory / "other").rmdir()
     (directory / ".gradientignore").write_text("r.*\n.gradientignore\n")
-    again = gradient("run", "--receipt", name, "--machineType", "local", "--json", server=alone)
+    again = gradient("run", "--receipt", name, *local, "--json", server=alone)
     assert (again.code, again.json["snapshot"]) == (0, first.json["snapshot"])
 
 
