@@ -14,6 +14,7 @@ from gradient_jupyter.api import (
     jobs,
     logs,
     machine_types,
+    members,
     metrics,
     openapi,
     projects,
@@ -36,7 +37,9 @@ def all_routes() -> list[Route]:
     def document() -> dict[str, Any]:
         return openapi.document(found)
 
-    for noun in (projects, jobs, logs, artifacts, metrics, snapshots, machine_types, events, admin):
+    for noun in (
+        projects, members, jobs, logs, artifacts, metrics, snapshots, machine_types, events, admin,
+    ):  # fmt: skip
         found += noun.routes()
     found += server.routes(document)
     return found

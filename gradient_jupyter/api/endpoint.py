@@ -13,6 +13,7 @@ import errno
 import hmac
 import logging
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -274,7 +275,11 @@ class Endpoint(web.RequestHandler):
                 )
             return None
         try:
-            values = {name: found[-1].decode() for name, found in given.items()}
+            several = _repeated(route.query)
+            values = {
+                name: [each.decode() for each in found] if name in several else found[-1].decode()
+                for name, found in given.items()
+            }
             return convert(values, route.query, strict=False)
         except (msgspec.ValidationError, UnicodeDecodeError) as error:
             raise InvalidRequest(f"A parameter is wrong: {error}.", code="bad-query") from error
@@ -354,6 +359,12 @@ class Endpoint(web.RequestHandler):
         if status == 405:
             self.set_header("Allow", ", ".join(sorted(self.routes)) or "GET")
         self.finish(msgspec.json.encode(self.face.refusal(error)))
+
+
+@cache
+def _repeated(query: type) -> frozenset[str]:
+    """The parameters that may be given more than once: those whose default is an empty tuple."""
+    return frozenset(field.name for field in msgspec.structs.fields(query) if field.default == ())
 
 
 def _of_the_system(error: OSError) -> Exception:

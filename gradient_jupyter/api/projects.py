@@ -8,7 +8,7 @@ from gradient_jupyter.api.routes import Call, Right, Route, cursor
 from gradient_jupyter.control import projects
 from gradient_jupyter.resources.base import Request
 from gradient_jupyter.resources.page import PageQuery, Projects
-from gradient_jupyter.resources.project import CreateProject, Project
+from gradient_jupyter.resources.project import CreateProject, Project, UpdateProject
 
 
 class DeleteQuery(Request, frozen=True, kw_only=True):
@@ -25,6 +25,10 @@ async def create(call: Call) -> Project:
 
 async def show(call: Call) -> Project:
     return await projects.get(call.plane, call.principal, call.path["project_id"])
+
+
+async def update(call: Call) -> Project:
+    return await projects.rename(call.plane, call.principal, call.path["project_id"], call.body.name)
 
 
 async def delete(call: Call) -> Project:
@@ -44,6 +48,10 @@ def routes() -> list[Route]:
             summary="Make a project",
         ),
         Route("GET", "/projects/{project_id}", Right.READ, show, returns=Project, summary="One project"),
+        Route(
+            "PATCH", "/projects/{project_id}", Right.WRITE, update, body=UpdateProject, returns=Project,
+            summary="Give a project another name",
+        ),
         Route(
             "DELETE", "/projects/{project_id}", Right.WRITE, delete, query=DeleteQuery, returns=Project,
             status=202, summary="Delete a project; with jobs=delete also every job in it",

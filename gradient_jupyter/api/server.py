@@ -12,6 +12,7 @@ from gradient_jupyter import __version__
 from gradient_jupyter.api.routes import Call, Right, Route
 from gradient_jupyter.resources.base import Request, Resource
 from gradient_jupyter.resources.errors import ServerError
+from gradient_jupyter.resources.owner import User
 from gradient_jupyter.resources.server import API, Hello, ServerInfo, proof
 from gradient_jupyter.store import jobs as job_rows
 
@@ -43,6 +44,10 @@ async def show(call: Call) -> ServerInfo:
     )  # fmt: skip
 
 
+async def whoami(call: Call) -> User:
+    return User(id=call.principal.user_id, name=call.principal.name)
+
+
 async def stop(call: Call) -> Stopping:
     call.host.stop()
     return Stopping()
@@ -63,6 +68,7 @@ def routes(document: Any) -> list[Route]:
         Route(
             "GET", "/server", Right.READ, show, returns=ServerInfo, summary="What the server says of itself"
         ),
+        Route("GET", "/whoami", Right.READ, whoami, returns=User, summary="Who asks"),
         Route(
             "POST", "/server/stop", Right.OPERATE, stop, returns=Stopping, status=202,
             summary="Stop the server; jobs go on and are taken up by the next one",

@@ -8,40 +8,54 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gradient_jupyter.cli.options import job_argument, json_option
+from gradient_jupyter.cli.command import Words
+from gradient_jupyter.cli.options import job_argument, json_option, named_job_argument
 from gradient_jupyter.cli.terminal import note
 
 if TYPE_CHECKING:
     from gradient_jupyter.client import Job
 
 
-@click.group()
+@click.group(cls=Words)
 def artifacts() -> None:
     """What a job left in /artifacts: list it, fetch it, remove it."""
 
 
 @artifacts.command("list")
 @job_argument
+@click.option("--files", "pattern", metavar="GLOB", help="Only these: a file, a directory, or '*.png'.")
+@click.option("--size", "-s", "sizes", is_flag=True, help="Their size in bytes.  [for people]")
+@click.option("--links", "-l", is_flag=True, help="Their addresses; the token opens them.")
 @json_option
-def list_artifacts(*, job_id: str, as_json: bool) -> int:
+def list_artifacts(*, job_id: str, pattern: str | None, sizes: bool, links: bool, as_json: bool) -> int:
     """The files a job has left so far."""
+    import msgspec
+
     from gradient_jupyter.cli.terminal import Column, print_json, table
     from gradient_jupyter.cli.text import clean, moment, size
     from gradient_jupyter.client import Client
     from gradient_jupyter.resources.base import now_us
 
     with Client() as client:
-        found = client.jobs.get(job_id).artifacts.list()
+        kept = client.jobs.get(job_id).artifacts
+        found = kept.list(pattern)
+        address = {file.path: kept.url(file.path) for file in found} if links else {}
     if as_json:
-        print_json(found)
+        plain = [msgspec.structs.asdict(file) for file in found]
+        print_json([{**row, "url": address[row["path"]]} for row in plain] if links else plain)
     elif not found:
-        note("  This job has left nothing in /artifacts.")
+        note("  This job has left nothing " + ("like that." if pattern else "in /artifacts."))
     else:
         now = now_us()
-        table(
-            (Column("Artifact", gives=True), Column("Size", right=True), Column("Changed")),
-            ((clean(file.path), size(file.size), (moment(file.modified_us, now), "dim")) for file in found),
-        )
+        kept_size = Column("Size", right=True)
+        sized = ((str(file.size) if sizes else size(file.size), file) for file in found)
+        if links:
+            table((kept_size, Column("Address")), ((text, address[file.path]) for text, file in sized))
+        else:
+            table(
+                (Column("Artifact", gives=True), kept_size, Column("Changed")),
+                ((clean(file.path), text, (moment(file.modified_us, now), "dim")) for text, file in sized),
+            )
     return 0
 
 
@@ -122,7 +136,7 @@ def _zip(job: Job, target: Path, *, as_json: bool) -> int:
 
 
 @artifacts.command()
-@job_argument
+@named_job_argument
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True)
 @json_option
 def delete(*, job_id: str, paths: tuple[str, ...], as_json: bool) -> int:

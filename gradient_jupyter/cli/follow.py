@@ -105,6 +105,8 @@ class Follower:
             if record.phase is Phase.RUNNING and (not before or before[0] is not State.RUNNING):
                 where = f" on {clean(record.machine_type)}"
                 note(step(icon, style, word, f"{states.title(record)}  {record.id}{where}"))
+                for port in record.ports:
+                    note(step("→", "cyan", "reached", f"{port.url}  (its port {port.internal})"))
                 if sys.stderr.isatty():
                     again = f"Ctrl-C leaves; the job goes on. Again: gradient jobs logs --follow {record.id}"
                     note("  " + paint(again, "dim", sys.stderr))

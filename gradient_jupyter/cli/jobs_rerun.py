@@ -16,6 +16,7 @@ from gradient_jupyter.cli.options import (
 @click.command(context_settings={"allow_interspersed_args": False})
 @click.option("--machineType", "--machine-type", "machine_type", metavar="NAME", help="Another machine type.")
 @click.option("--project", metavar="NAME", help="Another project.  [the job's]")
+@click.option("--projectId", "--project-id", "project_id", metavar="ID", help="The same, by its id.")
 @click.option("--name", metavar="NAME", help="What to call the new job.")
 @env_options
 @click.option("--unset", metavar="NAME", multiple=True, help="Take a variable away; repeatable.")
@@ -30,6 +31,7 @@ def rerun(
     *,
     machine_type: str | None,
     project: str | None,
+    project_id: str | None,
     name: str | None,
     env: dict[str, str],
     unset: tuple[str, ...],
@@ -46,6 +48,8 @@ def rerun(
     gradient jobs rerun --env LR=0.01 --retries 2 j7k2m9qxw3ab
     gradient jobs rerun j7k2m9qxw3ab -- python train.py --epochs 50
     """
+    if project is not None and project_id is not None:
+        raise click.UsageError("--project and --projectId name the same thing: give one of them.")
     if words[:1] == ("--",):  # after the job's id, click leaves it where it is
         words = words[1:]
     from gradient_jupyter.cli.submit import accepted
@@ -55,6 +59,7 @@ def rerun(
         job = client.jobs.get(job_id).rerun(
             words or None,
             project=project,
+            project_id=project_id,
             name=name,
             machine_type=machine_type,
             env=env,
@@ -63,5 +68,6 @@ def rerun(
             max_duration=running.max_duration_s,
             priority=running.priority,
             tags=running.tags,
+            ports=running.ports,
         )
         return accepted(job, follow=follow, as_json=as_json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 import os
 import re
@@ -30,17 +31,40 @@ def json_option(command: F) -> F:
 
 
 def job_argument(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``JOB``, or ``--id JOB`` as Gradient's users type it. Passed on as ``job_id``."""
+    """``JOB``, or ``--id JOB`` as Gradient's users type it; without one the last job of this directory.
+    Passed on as ``job_id``."""
+    return _job_argument(command, else_last=True)
 
-    @click.argument("job_id", metavar="JOB", required=False)
+
+def named_job_argument(command: Callable[..., Any]) -> Callable[..., Any]:
+    """As ``job_argument``, for what cannot be undone: the job has to be named."""
+    return _job_argument(command, else_last=False)
+
+
+def _job_argument(command: Callable[..., Any], *, else_last: bool) -> Callable[..., Any]:
+    @click.argument("job_id", metavar="[JOB]" if else_last else "JOB", required=False)
     @click.option("--id", "--jobId", "--job-id", "named_id", hidden=True)
     @functools.wraps(command)
     def with_job(*args: Any, job_id: str | None, named_id: str | None, **more: Any) -> Any:
-        if (job_id is None) == (named_id is None):
-            raise click.UsageError("Name one job by its id; gradient jobs list shows them.")
-        return command(*args, job_id=job_id or named_id, **more)
+        if job_id is not None and named_id is not None:
+            raise click.UsageError("Name one job, once.")
+        given = job_id if job_id is not None else named_id
+        return command(*args, job_id=_last_job(else_last) if given is None else given, **more)
 
     return with_job
+
+
+def _last_job(allowed: bool) -> str:
+    """The last job of this directory; says which one it is."""
+    from gradient_jupyter.client import directory
+
+    job_id = directory.last_job() if allowed else None
+    if job_id is None:
+        raise click.UsageError("Name one job by its id; gradient jobs list shows them.")
+    from gradient_jupyter.cli.terminal import note
+
+    note(f"  {job_id} is the last job of this directory.")
+    return job_id
 
 
 class Duration(click.ParamType[float]):
@@ -65,6 +89,27 @@ class Duration(click.ParamType[float]):
         return seconds
 
 
+class Moment(click.ParamType[datetime.datetime]):
+    """``2h`` (so long ago), ``2026-11-24``, ``2026-11-24 14:30``; local time, unless it says another."""
+
+    name = "time"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> datetime.datetime:
+        if isinstance(value, datetime.datetime):
+            return value
+        try:
+            return datetime.datetime.fromisoformat(value.strip()).astimezone()
+        except (ValueError, OverflowError, OSError):
+            pass
+        try:
+            ago = datetime.timedelta(seconds=Duration().convert(value, None, None))
+            return datetime.datetime.now(datetime.UTC) - ago
+        except (click.BadParameter, OverflowError):
+            self.fail(f"{value!r} is no time: 2h, 7d, 2026-11-24, '2026-11-24 14:30'.", param, ctx)
+
+
 class Running(NamedTuple):
     """How a job is to be run. None: as it is without saying so."""
 
@@ -72,6 +117,7 @@ class Running(NamedTuple):
     retries: int | None
     max_duration_s: float | None
     tags: tuple[str, ...] | None
+    ports: tuple[str, ...] | None
 
 
 class Submission(NamedTuple):
@@ -84,6 +130,9 @@ class Submission(NamedTuple):
     machine_type: str | None
     env: dict[str, str]
     max_size: str | None
+    ignore: tuple[str, ...]
+    init: bool
+    """Whether the directory remembers its project."""
     running: Running
 
 
@@ -111,6 +160,13 @@ def running_options(command: Callable[..., Any]) -> Callable[..., Any]:
         help="Before (or after) your other jobs that wait: -100 to 100.  [0]",
     )
     @click.option("--tag", "tags", metavar="TEXT", multiple=True, help="To find it again; repeatable.")
+    @click.option("--tags", "tag_lists", multiple=True, hidden=True)
+    @click.option(
+        "--ports",
+        metavar="EXT:INT",
+        multiple=True,
+        help="Reach INT of the job at EXT while it runs; repeatable, or EXT:INT,EXT:INT.",
+    )
     @functools.wraps(command)
     def with_running(
         *args: Any,
@@ -118,9 +174,13 @@ def running_options(command: Callable[..., Any]) -> Callable[..., Any]:
         max_duration_s: float | None,
         priority: int | None,
         tags: tuple[str, ...],
+        tag_lists: tuple[str, ...],
+        ports: tuple[str, ...],
         **more: Any,
     ) -> Any:
-        running = Running(priority, retries, max_duration_s, tags or None)
+        tags = (*tags, *separated(tag_lists))
+        none = ports == ("none",)
+        running = Running(priority, retries, max_duration_s, tags or None, () if none else ports or None)
         return command(*args, running=running, **more)
 
     return with_running  # fmt: skip
@@ -145,14 +205,38 @@ def env_options(command: Callable[..., Any]) -> Callable[..., Any]:
         multiple=True,
         help="Variables from a file, one a line; # begins a comment line.",
     )
+    @click.option("--jobEnv", "--experimentEnv", "json_text", hidden=True)
     @functools.wraps(command)
-    def with_env(*args: Any, pairs: tuple[str, ...], files: tuple[str, ...], **more: Any) -> Any:
-        variables: dict[str, str] = {}
+    def with_env(
+        *args: Any, pairs: tuple[str, ...], files: tuple[str, ...], json_text: str | None, **more: Any
+    ) -> Any:
+        variables: dict[str, str] = {} if json_text is None else _json_variables(json_text)
         for file in files:
             variables |= _environment(_lines(file), f"--env-file {file}")
         return command(*args, env=variables | _environment(pairs, "--env"), **more)
 
     return with_env  # fmt: skip
+
+
+def _json_variables(text: str) -> dict[str, str]:
+    """The variables of a JSON object, as Gradient's ``--jobEnv`` took them."""
+    import json
+
+    try:
+        said = json.loads(text)
+    except (ValueError, RecursionError):
+        said = None
+    if not isinstance(said, dict) or any(isinstance(value, dict | list) for value in said.values()):
+        raise click.UsageError("""--jobEnv is a JSON object of variables, such as '{"SEED": 1}'.""")
+    pairs = (
+        f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in said.items()
+    )
+    return _environment(pairs, "--jobEnv")
+
+
+def separated(texts: Iterable[str]) -> tuple[str, ...]:
+    """The parts of lists whose parts are separated by commas."""
+    return tuple(part for text in texts for each in text.split(",") if (part := each.strip()))
 
 
 def _lines(file: str) -> list[str]:
@@ -187,6 +271,23 @@ def submission_options(command: Callable[..., Any]) -> Callable[..., Any]:
         metavar="SIZE",
         help="The most to send, such as 2GiB, or none.  [$GRADIENT_WORKSPACE_LIMIT, else 512MiB]",
     )
+    @click.option(
+        "--ignoreFiles",
+        "--ignore-files",
+        "ignore",
+        metavar="PATTERN",
+        multiple=True,
+        help="Leave these out as well, as .gradientignore would; repeatable, or A,B.",
+    )
+    @click.option("--workspaceRef", "ref", hidden=True)
+    @click.option(
+        "--init",
+        type=bool,
+        default=True,
+        metavar="BOOL",
+        help="Whether a directory's first job writes its project to .ps_project.  [true]",
+    )
+    @click.option("--no-init", "no_init", is_flag=True, help="The same as --init false.")
     @env_options
     @running_options
     @functools.wraps(command)
@@ -198,6 +299,10 @@ def submission_options(command: Callable[..., Any]) -> Callable[..., Any]:
         name: str | None,
         workspace: str,
         max_size: str | None,
+        ignore: tuple[str, ...],
+        ref: str | None,
+        init: bool,
+        no_init: bool,
         env: dict[str, str],
         running: Running,
         **more: Any,
@@ -207,9 +312,13 @@ def submission_options(command: Callable[..., Any]) -> Callable[..., Any]:
         for option, value in (("--project", project), ("--name", name), ("--workspace", workspace)):
             if value == "":
                 raise click.UsageError(f"{option} is empty.")
+        if ref is not None:
+            workspace = _at(workspace, ref)
         submission = Submission(
             workspace=None if workspace == "none" else workspace,
             max_size=max_size,
+            ignore=separated(ignore),
+            init=init and not no_init,
             project=project,
             project_id=project_id,
             name=name,
@@ -220,6 +329,16 @@ def submission_options(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(*args, submission=submission, **more)
 
     return with_submission
+
+
+def _at(workspace: str, ref: str) -> str:
+    """A repository at a branch, a tag or a commit."""
+    address, mark, below = workspace.partition("#")
+    if not address.lower().startswith("git+") or "@" in address.partition("://")[2]:
+        raise click.UsageError(
+            "--workspaceRef names what to take of a repository: --workspace git+https://HOST/REPO."
+        )
+    return f"{address}@{ref}{mark}{below}"
 
 
 def _environment(pairs: Iterable[str], said: str) -> dict[str, str]:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 def sheet(client: Client, submission: Submission, *, as_json: bool) -> int:
     """Prints it and returns 0. The server is asked what it has; no content is sent."""
-    flight = client.jobs.preflight(submission.workspace, max_size=submission.max_size)
+    flight = client.jobs.preflight(
+        submission.workspace, max_size=submission.max_size, ignore=submission.ignore
+    )
     if as_json:
         print_json(flight)
         return 0

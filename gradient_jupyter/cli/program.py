@@ -14,7 +14,8 @@ from typing import Any, ClassVar
 
 import click
 
-from gradient_jupyter.cli.verbs import JOB_VERBS, VERBS, Verb, overview, resolve
+from gradient_jupyter.cli.command import equip, normal
+from gradient_jupyter.cli.verbs import JOB_VERBS, OLD_JOB_VERBS, VERBS, Verb, overview, resolve
 
 USAGE, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
 _JSON = "gradient.json"
@@ -24,28 +25,38 @@ class Lazy(click.Group):
     """A group that knows its verbs by name and loads the one that is called."""
 
     verbs: ClassVar[dict[str, Verb]] = {}
+    unlisted: ClassVar[dict[str, Verb]] = {}
+    """What Gradient's users may type; help does not name it."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.verbs)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        found = resolve(self.verbs, cmd_name)
+        found = self._resolve(cmd_name)
         if found is None:
             return None
         module = import_module(f"gradient_jupyter.cli.{found[1].module}")
         command: click.Command = getattr(module, found[1].name)
-        return command
+        return equip(command)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        found = resolve(self.verbs, args[0]) if args else None
+        found = self._resolve(args[0]) if args else None
         if found is None and args and not args[0].startswith("-"):
             from difflib import get_close_matches
 
+            from gradient_jupyter.cli import gradient_words
+            from gradient_jupyter.cli.failures import Failed
+
+            if self is gradient and (refusal := gradient_words.VERBS.get(args[0])):
+                raise Failed(refusal.message, next=refusal.next, exit_code=USAGE, code="not-here")
             close = get_close_matches(args[0], self.verbs, n=1)
             ctx.fail(f"There is no command {args[0]!r}." + (f" Did you mean {close[0]}?" if close else ""))
         return super().resolve_command(ctx, [found[0], *args[1:]] if found else args)
+
+    def _resolve(self, word: str) -> tuple[str, Verb] | None:
+        return resolve(self.verbs, word) or resolve(self.unlisted, word)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -61,9 +72,12 @@ class Top(Lazy):
 
 class JobVerbs(Lazy):
     verbs = JOB_VERBS
+    unlisted = OLD_JOB_VERBS
 
 
-@click.command(cls=Top, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=Top, context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": normal}
+)
 @click.version_option(package_name="gradient_jupyter", prog_name="gradient", message="%(prog)s %(version)s")
 def gradient() -> None:
     """Send the directory you are in away as a job."""
@@ -102,11 +116,37 @@ def _dispatch(words: list[str], meta: dict[str, Any]) -> int:
             return result if isinstance(result, int) else 0
     except click.exceptions.Exit as leave:
         return leave.exit_code
+    except click.NoSuchOption as error:
+        raise _no_option(error, words) from None
     except click.exceptions.NoArgsIsHelpError as error:
         from gradient_jupyter.cli.terminal import note
 
         note(error.format_message())
         return USAGE
+
+
+def _no_option(error: click.NoSuchOption, words: Sequence[str]) -> click.ClickException:
+    """In the spelling that was typed; what Gradient's own command line knew is recognised."""
+    from difflib import get_close_matches
+
+    from gradient_jupyter.cli import gradient_words
+    from gradient_jupyter.cli.failures import Failed
+
+    wanted = normal(error.option_name.lstrip("-"))
+    heads = (word.partition("=")[0] for word in words if word.startswith("-"))
+    typed = next((head for head in heads if normal(head.lstrip("-")) == wanted), error.option_name)
+    if refusal := gradient_words.OPTIONS.get(wanted):
+        return Failed(f"{typed}: {refusal.message}", next=refusal.next, exit_code=USAGE, code="not-here")
+    params = error.ctx.command.params if error.ctx else []
+    known = {
+        normal(option.lstrip("-")): option
+        for param in params
+        if isinstance(param, click.Option)
+        for option in reversed(param.opts)
+    }
+    close = get_close_matches(wanted, known, n=1)
+    hint = f" Did you mean {known[close[0]]}?" if close else ""
+    return click.UsageError(f"There is no option {typed}.{hint}", error.ctx)
 
 
 def _help_width() -> int:

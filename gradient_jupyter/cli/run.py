@@ -13,10 +13,21 @@ from gradient_jupyter.cli.options import Submission, json_option, submission_opt
 )
 @submission_options
 @click.option("--detach", "-d", is_flag=True, help="Leave once the job is accepted; print its id.")
+@click.option(
+    "--receipt", metavar="FILE", help="Repeat the job of that receipt, with what is said beside it."
+)
 @click.option("--dry-run", is_flag=True, help="Show what would be sent and what stays behind; send nothing.")
 @json_option
 @click.argument("words", metavar="X [ARGS]...", nargs=-1, type=click.UNPROCESSED)
-def run(words: tuple[str, ...], *, submission: Submission, detach: bool, dry_run: bool, as_json: bool) -> int:
+def run(
+    words: tuple[str, ...],
+    *,
+    submission: Submission,
+    detach: bool,
+    receipt: str | None,
+    dry_run: bool,
+    as_json: bool,
+) -> int:
     """Run X in a copy of this directory, follow it, and end with its exit code.
 
     X that ends in .py runs in the Python of this command; anything else is a program with its arguments,
@@ -31,8 +42,13 @@ def run(words: tuple[str, ...], *, submission: Submission, detach: bool, dry_run
     gradient run bash -c 'make all > $GRADIENT_ARTIFACTS_DIR/log'
     gradient run --workspace git+https://github.com/owner/repo@main train.py
     """
-    from gradient_jupyter.cli.submit import submit
+    from gradient_jupyter.cli.submit import repeat, submit
 
+    if receipt is not None:
+        if dry_run:
+            raise click.UsageError("A receipt says what its job would send: --dry-run adds nothing to it.")
+        again = _command(words, submission) if words else None
+        return repeat(receipt, again, submission, follow=not detach, as_json=as_json)
     command = _command(words, submission) if words or not dry_run else ()
     return submit(command, submission, follow=not detach, dry_run=dry_run, as_json=as_json)
 

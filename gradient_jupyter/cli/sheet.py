@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from gradient_jupyter.cli import states
 from gradient_jupyter.cli.terminal import paint, say
 from gradient_jupyter.cli.text import clean, command_line, duration, moment, ordinal
-from gradient_jupyter.resources.job import Attempt, Job, State
+from gradient_jupyter.resources.job import Attempt, Job, Phase, State
 
 _WORD = 13
 
@@ -45,6 +45,7 @@ def job_sheet(job: Job, attempts: Sequence[Attempt] = ()) -> None:
             ("Project", f"{clean(job.project)}  {job.project_id}"),
             ("Machine", clean(job.machine_type) + (f", engine {clean(job.engine)}" if job.engine else "")),
             ("Environment", clean(" ".join(f"{name}={value}" for name, value in job.env.items()))),
+            ("Ports", _ports(job)),
             ("Limits", _limits(job)),
             ("Tags", clean(", ".join(job.tags))),
             ("Files from", clean(job.source)),
@@ -63,6 +64,12 @@ def _progress(job: Job) -> str:
         return ""
     share = "" if job.progress.fraction is None else f"{job.progress.fraction:.0%}"
     return "  ".join(part for part in (share, clean(job.progress.message)) if part)
+
+
+def _ports(job: Job) -> str:
+    """Where it is reached; links only while something may answer there."""
+    running = (job.state, job.phase) == (State.RUNNING, Phase.RUNNING)
+    return "  ".join(f"{port} at {port.url}" if running else str(port) for port in job.ports)
 
 
 def _limits(job: Job) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from gradient_jupyter.cli.follow import Follower, step
 from gradient_jupyter.cli.options import Submission
@@ -11,6 +12,12 @@ from gradient_jupyter.cli.terminal import Live, note, print_json, say
 from gradient_jupyter.cli.text import clean, count, size
 from gradient_jupyter.client import Client, Job, Progress
 from gradient_jupyter.workspace.repository import parse
+
+if TYPE_CHECKING:
+    from gradient_jupyter.resources.receipt import Receipt
+
+#: Artifacts of which it is said one by one that they are not the same.
+_TOLD = 10
 
 
 def submit(
@@ -23,7 +30,83 @@ def submit(
 
             return sheet(client, submission, as_json=as_json)
         job = _create(client, command, submission, quiet=as_json)
+        _remember(submission, job)
         return accepted(job, follow=follow, as_json=as_json)
+
+
+def repeat(
+    path: str, command: tuple[str, ...] | None, submission: Submission, *, follow: bool, as_json: bool
+) -> int:
+    """Runs what a receipt says once more, and compares what comes of it."""
+    from gradient_jupyter.cli.optionsfile import load
+    from gradient_jupyter.client import receipts
+
+    receipt = receipts.read(load(path))
+    running, shown = submission.running, _Shown(quiet=as_json)
+    with Client() as client:
+        with shown:
+            job = client.jobs.repeat(
+                receipt,
+                workspace=submission.workspace,
+                command=command,
+                project=submission.project,
+                project_id=submission.project_id,
+                name=submission.name,
+                machine_type=submission.machine_type,
+                env=submission.env,
+                retries=running.retries,
+                max_duration=running.max_duration_s,
+                priority=running.priority,
+                tags=running.tags,
+                ports=running.ports,
+                on_progress=shown.show,
+            )
+        there = receipt.outcome.python
+        if job.record.host and there and job.record.host.python != there:
+            note(step("!", "yellow", "note", f"The receipt's job ran with {clean(there)}."))
+        _remember(submission, job)
+        ended = accepted(job, follow=follow, as_json=as_json)
+        if follow:
+            _compare(receipt, job)
+        return ended
+
+
+def _compare(receipt: Receipt, job: Job) -> None:
+    """Says what came out otherwise than the receipt says."""
+    from gradient_jupyter.client import receipts
+
+    before = receipt.outcome
+    if before.exit_code != job.exit_code:
+        was, now = ("none" if each is None else each for each in (before.exit_code, job.exit_code))
+        note(step("!", "yellow", "otherwise", f"exit code {now}; the receipt has {was}"))
+    if not before.artifacts:
+        return
+    differ = receipts.differences(receipt, job.artifacts.list())
+    if not differ:
+        note(step("✓", "green", "the same", f"{count(len(before.artifacts), 'artifact')}, to the byte"))
+    for path, how in differ[:_TOLD]:
+        note(step("!", "yellow", "otherwise", f"{clean(path)}  {how}"))
+    if len(differ) > _TOLD:
+        note(step("!", "yellow", "otherwise", f"{len(differ) - _TOLD} more"))
+
+
+def _remember(submission: Submission, job: Job) -> None:
+    """The directory knows its project and its last job from now on."""
+    from pathlib import Path
+
+    from gradient_jupyter.client import directory
+
+    there = Path(submission.workspace or ".").expanduser()
+    if submission.workspace is not None and not there.is_dir():
+        return
+    chosen = submission.project is not None or submission.project_id is not None
+    directory.remember(
+        there,
+        project="" if chosen else job.record.project,
+        project_id="" if chosen else job.record.project_id,
+        job_id=job.id,
+        make=submission.init,
+    )
 
 
 def accepted(job: Job, *, follow: bool, as_json: bool) -> int:
@@ -42,39 +125,53 @@ def accepted(job: Job, *, follow: bool, as_json: bool) -> int:
     return exit_code(job.record)
 
 
-def _create(client: Client, command: tuple[str, ...], submission: Submission, *, quiet: bool) -> Job:
-    live = Live()
-    began = time.monotonic()
+class _Shown:
+    """Shows how files travel. Use it around what makes the job."""
 
-    def show(progress: Progress) -> None:
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._live = Live()
+        self._began = time.monotonic()
+
+    def show(self, progress: Progress) -> None:
+        took = f"{time.monotonic() - self._began:.1f} s"
         if progress.stage == "sent":
-            live.clear()
-            took = f"{time.monotonic() - began:.1f} s"
+            self._live.clear()
             what = (
                 f"{count(progress.files, 'file')}, {size(progress.bytes)}"
                 if progress.files
                 else "nothing new"
             )
-            if not quiet:
+            if not self._quiet:
                 note(step("✓", "green", "sent", what, took))
         elif progress.stage == "fetching":
-            live.show(step("◌", "cyan", "fetching", clean(progress.source)), now=True)
+            self._live.show(step("◌", "cyan", "fetching", clean(progress.source)), now=True)
         elif progress.stage == "fetched":
-            live.clear()
-            if not quiet:
-                took = f"{time.monotonic() - began:.1f} s"
+            self._live.clear()
+            if not self._quiet:
                 commit = parse(progress.source).commit[:12]
                 what = f"{commit}  {count(progress.files, 'file')}, {size(progress.bytes)}"
                 note(step("✓", "green", "fetched", what, took))
             for warning in progress.warnings:
                 note(step("!", "yellow", "note", clean(warning)))
         elif progress.total:
-            live.show(
+            self._live.show(
                 step("◌", "cyan", progress.stage, f"{size(progress.bytes)} of {size(progress.total)}"),
                 now=progress.stage == "sending",
             )
 
-    try:
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._live.clear()
+        if kind is KeyboardInterrupt:
+            note("\n  Left before there was a job; nothing runs.")
+
+
+def _create(client: Client, command: tuple[str, ...], submission: Submission, *, quiet: bool) -> Job:
+    shown = _Shown(quiet=quiet)
+    with shown:
         job = client.jobs.create(
             command,
             workspace=submission.workspace,
@@ -87,15 +184,11 @@ def _create(client: Client, command: tuple[str, ...], submission: Submission, *,
             max_duration=submission.running.max_duration_s,
             priority=submission.running.priority or 0,
             tags=submission.running.tags or (),
+            ports=submission.running.ports or (),
             max_size=submission.max_size,
-            on_progress=show,
+            ignore=submission.ignore,
+            on_progress=shown.show,
         )
-    except KeyboardInterrupt:
-        live.clear()
-        note("\n  Left before there was a job; nothing runs.")
-        raise
-    finally:
-        live.clear()
     for warning in job.record.warnings:
         note(step("!", "yellow", "note", clean(warning)))
     return job

@@ -15,13 +15,16 @@ class Verb:
 
 VERBS: dict[str, Verb] = {
     "run": Verb("run", "run", "Send this directory away as a job, follow it, end with its exit code"),
-    "jobs": Verb(
-        "jobs", "jobs", "create, list, show, logs, metrics, waitfor, rerun, stop, delete, tags, artifacts"
+    "jobs": Verb("jobs", "jobs", "create, list, show, logs, metrics, receipt, rerun, stop, ..."),
+    "projects": Verb(
+        "projects", "projects", "list, create, show, rename, delete, members, init, clear", ("project",)
     ),
-    "projects": Verb("projects", "projects", "list, create, show, delete"),
     "machineTypes": Verb(
         "machine_types", "machine_types", "What a job can run on, and what is free", ("machine-types",)
     ),
+    "login": Verb("login", "login", "Remember a server and a token for it"),
+    "logout": Verb("login", "logout", "Forget them; your own server is used again"),
+    "whoami": Verb("login", "whoami", "Which server the commands speak to, and as whom"),
     "server": Verb("server", "server", "start, stop, status of your own server"),
     "admin": Verb("admin", "admin", "df, gc, doctor: the disk, what can go, what is wrong"),
     "completion": Verb("completion", "completion", "Completion of commands for bash, zsh or fish"),
@@ -35,11 +38,21 @@ JOB_VERBS: dict[str, Verb] = {
     "logs": Verb("jobs_follow", "logs", "What a job has printed; --follow to stay with it"),
     "metrics": Verb("jobs_metrics", "metrics", "Its numbers, as a table with curves; --follow to watch"),
     "waitfor": Verb("jobs_follow", "waitfor", "Wait until a job is over, or in a state"),
+    "receipt": Verb("jobs_receipt", "receipt", "Write what it takes to run it exactly so again"),
     "rerun": Verb("jobs_rerun", "rerun", "Run a job's files once more, with what you change", ("clone",)),
     "tags": Verb("jobs_tags", "tags", "add, remove, set the tags of a job"),
     "stop": Verb("jobs_write", "stop", "Ask jobs to end"),
     "delete": Verb("jobs_write", "delete", "Remove jobs with their logs and artifacts", ("destroy",)),
     "artifacts": Verb("artifacts", "artifacts", "list, download, delete what a job left in /artifacts"),
+}
+
+
+#: What Gradient's first command line had as one word, and as a verb of jobs.
+OLD_JOB_VERBS: dict[str, Verb] = {
+    "artifactsList": Verb("artifacts", "list_artifacts", ""),
+    "artifactsGet": Verb("artifacts", "download", ""),
+    "artifactsDestroy": Verb("artifacts", "delete", ""),
+    "machineTypes": Verb("machine_types", "machine_types", ""),
 }
 
 

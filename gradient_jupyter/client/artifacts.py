@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import fnmatch
 import io
 import random
@@ -15,6 +16,7 @@ from urllib.parse import quote
 import urllib3
 from urllib3.exceptions import HTTPError
 
+from gradient_jupyter.client.connection import PREFIX
 from gradient_jupyter.client.landing import Landing, Part
 from gradient_jupyter.client.transport import Transport
 from gradient_jupyter.resources.artifact import Artifact
@@ -38,9 +40,19 @@ class Artifacts:
         self._transport = transport
         self._path = f"/jobs/{quote(job_id, safe='')}/artifacts"
 
-    def list(self) -> tuple[Artifact, ...]:
-        """All files there are now. While the job runs, what is there may still grow."""
-        return tuple(self._pages())
+    def list(self, pattern: str | None = None) -> tuple[Artifact, ...]:
+        """All files there are now, or those that ``pattern`` names: a file, a directory, ``*.png``. While the
+        job runs, what is there may still grow."""
+        everything = tuple(self._pages())
+        if pattern is None:
+            return everything
+        with contextlib.suppress(NotFound):
+            return _chosen(everything, [pattern])
+        return ()
+
+    def url(self, path: str) -> str:
+        """Where one artifact is fetched with the token."""
+        return f"{self._transport.address.url}{PREFIX}{self._of(path)}"
 
     def download(
         self,

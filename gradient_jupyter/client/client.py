@@ -16,20 +16,20 @@ from typing import Self
 
 from gradient_jupyter.client.admin import Admin
 from gradient_jupyter.client.jobs import Jobs
-from gradient_jupyter.client.locate import Named, locate
+from gradient_jupyter.client.locate import Keyed, Named, locate
 from gradient_jupyter.client.machine_types import MachineTypes
 from gradient_jupyter.client.projects import Projects
 from gradient_jupyter.client.transport import Transport
+from gradient_jupyter.resources.owner import User
 from gradient_jupyter.resources.server import ServerInfo
 
 
 class Client:
     """Speaks to one Gradient server.
 
-    ``url`` and ``token`` name it; else ``GRADIENT_URL`` and ``GRADIENT_TOKEN`` do; else it is your own
-    solo server, which is started when it does not run (not with ``start=False``). May be used from several
-    threads.
-    """
+    ``url`` and ``token`` name it; else ``GRADIENT_URL`` and ``GRADIENT_TOKEN`` do; else ``gradient login``;
+    else it is your own solo server, which is started when it does not run (not with ``start=False``). May be
+    used from several threads."""
 
     def __init__(self, url: str | None = None, token: str | None = None, *, start: bool = True) -> None:
         self._locator = locate(url, token, start=start)
@@ -49,6 +49,15 @@ class Client:
         """What the server says of itself."""
         return self._transport.request("GET", "/server", ServerInfo)
 
+    def whoami(self) -> User:
+        """As whom the server knows whoever asks."""
+        return self._transport.request("GET", "/whoami", User)
+
+    @property
+    def how(self) -> str:
+        """Where the server's address and the token were found, in words."""
+        return getattr(self._locator, "how", "your own server")
+
     def stop_server(self) -> None:
         """Ends your solo server and waits until it is gone. Jobs go on; the next client starts it again."""
         from gradient_jupyter.client.solo import Solo
@@ -56,8 +65,9 @@ class Client:
         if isinstance(self._locator, Named):
             self._transport.request("POST", "/server/stop", type(None), repeatable=True)
         else:
-            assert isinstance(self._locator, Solo)
-            self._locator.stop()
+            solo = self._locator.solo if isinstance(self._locator, Keyed) else self._locator
+            assert isinstance(solo, Solo)
+            solo.stop()
         self.close()
 
     def close(self) -> None:

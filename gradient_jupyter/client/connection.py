@@ -40,6 +40,9 @@ class Address(msgspec.Struct, frozen=True):
     url: str
     """Without a slash at its end."""
     token: str
+    """Proves on loopback that the server is ours, and opens it unless there is a ``key``."""
+    key: str = ""
+    """What is sent to be let in, where that is another than ``token``."""
 
     @property
     def loopback(self) -> bool:

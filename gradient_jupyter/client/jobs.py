@@ -5,17 +5,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
 
-from gradient_jupyter.client import logs, projects, upload, workspaces
+from gradient_jupyter.client import directory, logs, projects, receipts, upload, workspaces
 from gradient_jupyter.client.artifacts import Artifacts
 from gradient_jupyter.client.logs import LogLine
 from gradient_jupyter.client.machine_types import MachineTypes
@@ -30,6 +31,8 @@ from gradient_jupyter.resources.event import Action, Event
 from gradient_jupyter.resources.job import State
 from gradient_jupyter.resources.page import Attempts
 from gradient_jupyter.resources.page import Jobs as Page
+from gradient_jupyter.resources.port import Port, parse
+from gradient_jupyter.resources.receipt import Receipt
 from gradient_jupyter.workspace.preflight import Preflight
 
 _PAGE = 200
@@ -56,7 +59,9 @@ class Jobs:
         max_duration: float | timedelta | None = None,
         priority: int = 0,
         tags: Sequence[str] = (),
+        ports: str | Sequence[str] = (),
         max_size: int | str | None = None,
+        ignore: Sequence[str] = (),
         on_progress: Callable[[upload.Progress], None] | None = None,
     ) -> Job:
         """Sends ``workspace`` and asks for ``command`` to be run in a copy of it.
@@ -65,19 +70,21 @@ class Jobs:
         that the server fetches (``"git+https://github.com/owner/repo@ref#subdirectory=dir"``), or None for
         no files.
         ``max_size`` is the most that may be sent, in bytes or as ``"2GiB"``; ``"none"`` lifts the limit.
+        ``ignore`` are further rules of what stays behind, as in a ``.gradientignore``.
         ``command`` is an argument vector that no shell looks at; a string is split into one as a shell
         would. Without a project it is the directory's own: ``.ps_project/config.json``, else its name; of a
         repository its name.
         Returns as soon as the job is accepted.
 
         ``retries``: how often it is started again when it fails or is lost. ``max_duration`` (seconds): how
-        long an attempt may run. ``priority`` orders your own jobs that wait; higher goes first.
+        long an attempt may run. ``priority`` orders your own jobs that wait; higher goes first. ``ports``
+        (``"EXT:INT[:scheme]"``): what the job listens on at INT is reached at EXT while it runs.
         """
         words = _words(command)
-        if project is not None and project_id is not None:
-            raise InvalidRequest("A job belongs to one project: give its name or its id, not both.")
-        files = workspaces.find(workspace, on_progress, max_size=max_size)
-        if project is None and project_id is None:
+        _one_project(project, project_id)
+        files = workspaces.find(workspace, on_progress, max_size=max_size, ignore=ignore)
+        theirs = project is None and project_id is None
+        if theirs:
             project, project_id = files.project()
         request = wire.CreateJob(
             command=words,
@@ -92,8 +99,19 @@ class Jobs:
             max_duration_s=_seconds(max_duration),
             priority=priority,
             tags=tuple(tags),
+            ports=_ports(ports) or (),
         )
         check_request(request)
+        with _directory_project(theirs):
+            return self._send(request, files, on_progress)
+
+    def _send(
+        self,
+        request: wire.CreateJob,
+        files: workspaces.Workspace,
+        on_progress: Callable[[upload.Progress], None] | None,
+    ) -> Job:
+        """Asks for the job, and sends its files where the server lacks them."""
         key = secrets.token_urlsafe(24)
         if files.known is not None:
             # Nothing changed since it was read before, so it may well be there: then all is one request.
@@ -125,12 +143,72 @@ class Jobs:
             "POST", "/jobs", wire.Job, body=request, headers=headers, repeatable=True
         )
 
+    def repeat(
+        self,
+        receipt: Receipt | Mapping[str, object],
+        *,
+        workspace: Path | str | None = ".",
+        command: Sequence[str] | str | None = None,
+        project: str | None = None,
+        project_id: str | None = None,
+        name: str | None = None,
+        machine_type: str | None = None,
+        env: Mapping[str, str] | None = None,
+        retries: int | None = None,
+        max_duration: float | timedelta | None = None,
+        priority: int | None = None,
+        tags: Sequence[str] | None = None,
+        ports: str | Sequence[str] | None = None,
+        on_progress: Callable[[upload.Progress], None] | None = None,
+    ) -> Job:
+        """Runs what a receipt says exactly so again, save for what is given here; ``env`` is laid over.
+
+        The files are the same to the byte: the server's, if it still has them and they are yours; else those
+        in ``workspace``, or in the repository they came from, if they are the same. Raises ``NotFound``
+        (``receipt-files-missing``) when they are nowhere.
+        """
+        if not isinstance(receipt, Receipt):
+            receipt = receipts.read(receipt)
+        _one_project(project, project_id)
+        seconds, opened = _seconds(max_duration), _ports(ports)
+        request = wire.CreateJob(
+            command=receipt.command if command is None else _words(command),
+            snapshot=receipt.snapshot,
+            source=receipt.source,
+            project=None if project_id is not None else project or receipt.project,
+            project_id=project_id,
+            name=name or receipt.name,
+            machine_type=machine_type or receipt.machine_type,
+            host=host_environment(),
+            env={**receipt.env, **(env or {})},
+            retries=receipt.retries if retries is None else retries,
+            max_duration_s=receipt.max_duration_s if seconds is None else seconds,
+            priority=receipt.priority if priority is None else priority,
+            tags=receipt.tags if tags is None else tuple(tags),
+            ports=receipt.ports if opened is None else opened,
+        )
+        check_request(request)
+        key = secrets.token_urlsafe(24)
+        try:
+            return Job(self._transport, self._ask(request, key))
+        except NotFound as error:
+            if error.code != "no-such-snapshot":
+                raise
+        where = None if workspace is None else os.fspath(workspace)
+        sent = receipts.bring(self._transport, receipt, where, on_progress)
+        request = msgspec.structs.replace(request, source=sent.source or receipt.source)
+        return Job(self._transport, self._ask(request, key))
+
     def preflight(
-        self, workspace: Path | str | None = ".", *, max_size: int | str | None = None
+        self,
+        workspace: Path | str | None = ".",
+        *,
+        max_size: int | str | None = None,
+        ignore: Sequence[str] = (),
     ) -> Preflight:
         """What ``create`` would send from ``workspace`` now and what it would leave out. Nothing is sent;
         a repository is fetched by the server, which has no other way to know."""
-        return workspaces.find(workspace, max_size=max_size).look(self._transport)
+        return workspaces.find(workspace, max_size=max_size, ignore=ignore).look(self._transport)
 
     def get(self, job_id: str) -> Job:
         return Job(self._transport, self._transport.request("GET", _path(job_id), wire.Job))
@@ -139,17 +217,32 @@ class Jobs:
         self,
         *,
         project_id: str | None = None,
-        state: State | str | None = None,
-        tag: str | None = None,
+        state: State | str | Sequence[State | str] | None = None,
+        tag: str | Sequence[str] | None = None,
+        name: str | None = None,
+        machine_type: str | None = None,
+        since: datetime | timedelta | None = None,
+        until: datetime | timedelta | None = None,
         limit: int | None = None,
     ) -> Iterator[Job]:
-        """Jobs, newest first, read page by page as they are asked for; at most ``limit`` of them."""
+        """Jobs, newest first, read page by page as they are asked for; at most ``limit`` of them.
+
+        Those in one of several states, bearing all of several tags, with ``name`` as a part of their name.
+        ``since`` and ``until`` say when they were created; a timedelta counts back from now.
+        """
         cursor, left = None, limit
+        fixed = {
+            "project_id": project_id,
+            "state": [state] if isinstance(state, str) else state,
+            "tag": [tag] if isinstance(tag, str) else tag,
+            "name": name,
+            "machine_type": machine_type,
+            "since_us": _moment_us(since),
+            "until_us": _moment_us(until),
+        }
         while left is None or left > 0:
             query = {
-                "project_id": project_id,
-                "state": state,
-                "tag": tag,
+                **fixed,
                 "limit": min(_PAGE, left or _PAGE),
                 "cursor": cursor,
             }
@@ -275,6 +368,7 @@ class Job:
         max_duration: float | timedelta | None = None,
         priority: int | None = None,
         tags: Sequence[str] | None = None,
+        ports: str | Sequence[str] | None = None,
     ) -> Job:
         """The same files once more, as a new job; what is not given is as it was.
 
@@ -294,6 +388,7 @@ class Job:
             max_duration_s=_seconds(max_duration),
             priority=priority,
             tags=None if tags is None else tuple(tags),
+            ports=_ports(ports),
         )
         check_request(request)
         record = self._transport.request(
@@ -305,6 +400,11 @@ class Job:
             repeatable=True,
         )
         return Job(self._transport, record)
+
+    def receipt(self) -> Receipt:
+        """What it takes to run it exactly so again, and what has come of it so far."""
+        self.refresh()
+        return receipts.of(self.record, self.artifacts.list())
 
     def attempts(self) -> list[wire.Attempt]:
         """Every run of its command, oldest first: when, how it ended, and why."""
@@ -342,6 +442,26 @@ class Job:
         )
 
 
+def _one_project(project: str | None, project_id: str | None) -> None:
+    if project is not None and project_id is not None:
+        raise InvalidRequest("A job belongs to one project: give its name or its id, not both.")
+
+
+@contextlib.contextmanager
+def _directory_project(theirs: bool) -> Iterator[None]:
+    """What the directory itself says of its project may have come with somebody else's repository."""
+    try:
+        yield
+    except NotFound as error:
+        if not theirs or error.code != "no-such-project":
+            raise
+        raise NotFound(
+            f"The directory's {directory.CONFIG} names a project that is not yours here. {error.message}",
+            next="Name another with --project NAME; gradient projects clear forgets that one.",
+            code=error.code,
+        ) from error
+
+
 def _words(command: Sequence[str] | str) -> tuple[str, ...]:
     words = tuple(shlex.split(command) if isinstance(command, str) else map(os.fspath, command))
     if not words:
@@ -351,6 +471,16 @@ def _words(command: Sequence[str] | str) -> tuple[str, ...]:
 
 def _seconds(duration: float | timedelta | None) -> float | None:
     return duration.total_seconds() if isinstance(duration, timedelta) else duration
+
+
+def _ports(ports: str | Sequence[str] | None) -> tuple[Port, ...] | None:
+    return parse(ports) if ports else None if ports is None else ()
+
+
+def _moment_us(moment: datetime | timedelta | None) -> int | None:
+    if isinstance(moment, timedelta):
+        moment = datetime.now(UTC) - moment
+    return None if moment is None else max(0, round(moment.timestamp() * 1e6))
 
 
 def _path(job_id: str) -> str:

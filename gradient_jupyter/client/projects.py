@@ -1,22 +1,17 @@
-"""Projects: the list of them, and which one a directory's jobs belong to."""
+"""Projects: the list of them, and who shares them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import quote
 
-import msgspec
-
 from gradient_jupyter.client.transport import Transport
-from gradient_jupyter.resources.decoding import decode
-from gradient_jupyter.resources.errors import InvalidRequest, NotFound
+from gradient_jupyter.resources.errors import NotFound
+from gradient_jupyter.resources.owner import Membership, Role, SetMember
+from gradient_jupyter.resources.page import Members as MemberPage
 from gradient_jupyter.resources.page import Projects as Page
-from gradient_jupyter.resources.project import CreateProject, Project
+from gradient_jupyter.resources.project import CreateProject, Project, UpdateProject
 
-#: Where Gradient's users keep the project of a directory.
-CONFIG = Path(".ps_project") / "config.json"
-_LONGEST_NAME = 200
 _PAGE = 200
 
 
@@ -47,6 +42,15 @@ class Projects:
                 return project
         raise NotFound(f"There is no project named {name!r}.", next="gradient projects list shows them.")
 
+    def rename(self, project_id: str, name: str) -> Project:
+        """Another name; everything in it stays."""
+        path = f"/projects/{quote(project_id, safe='')}"
+        return self._transport.request("PATCH", path, Project, body=UpdateProject(name=name), repeatable=True)
+
+    def members(self, project_id: str) -> Members:
+        """Who shares a project."""
+        return Members(self._transport, project_id)
+
     def delete(self, project_id: str, *, jobs: bool = False) -> Project:
         """Removes a project. One that holds jobs is kept, unless ``jobs`` says that they go too."""
         return self._transport.request(
@@ -57,39 +61,28 @@ class Projects:
         )
 
 
-class _Config(msgspec.Struct, frozen=True, rename="camel"):
-    project: str | None = None
-    project_id: str | None = None
+class Members:
+    """Who shares one project. ``client.projects.members(project_id)``.
 
-
-def of_directory(directory: Path) -> tuple[str | None, str | None]:
-    """Name or id of the project that a directory's jobs belong to; one of the two is None.
-
-    The name comes before the id: files that Paperspace's own client wrote hold ids of another world.
+    People are named by their names, or as ``user:ID``; groups as ``group:NAME``.
     """
-    root = directory.resolve()
-    if (config := _read(root / CONFIG)) is not None:
-        if config.project:
-            return config.project, None
-        if config.project_id:
-            return None, config.project_id
-    name = "".join(letter if letter.isprintable() else "_" for letter in root.name)[:_LONGEST_NAME]
-    if not name:
-        raise InvalidRequest(f"{root} has no name to call a project by.", next="Name one: --project NAME.")
-    return name, None
 
+    def __init__(self, transport: Transport, project_id: str) -> None:
+        self._transport = transport
+        self._path = f"/projects/{quote(project_id, safe='')}/members"
 
-def _read(path: Path) -> _Config | None:
-    try:
-        content = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise InvalidRequest(f"{path} cannot be read: {error.strerror}.") from error
-    try:
-        return decode(content, type=_Config)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequest(
-            f"{path} is not what it should be: {error}.",
-            next='It looks like {"project": "name"}; or name a project with --project.',
-        ) from error
+    def list(self) -> tuple[Membership, ...]:
+        """The owner first."""
+        return self._transport.request("GET", self._path, MemberPage).items
+
+    def set(self, who: str, role: Role | str = Role.MEMBER) -> Project:
+        """Makes somebody a member, or changes their role (``viewer``, ``member``, ``admin``)."""
+        body = SetMember(role=Role(role))
+        return self._transport.request("PUT", self._of(who), Project, body=body, repeatable=True)
+
+    def remove(self, who: str) -> tuple[Membership, ...]:
+        """Ends a membership; returns who is left."""
+        return self._transport.request("DELETE", self._of(who), MemberPage).items
+
+    def _of(self, who: str) -> str:
+        return f"{self._path}/{quote(who, safe='')}"

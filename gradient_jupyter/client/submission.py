@@ -25,6 +25,7 @@ _SAID = {
     "priority": "the priority",
     "max_duration_s": "the longest run",
     "unset": "a variable's name",
+    "ports": "the ports",
 }
 
 
@@ -65,6 +66,7 @@ _NEXT = {
     "retries": "It is a number from 0 to 100.",
     "priority": "It is a number from -100 to 100.",
     "max_duration_s": "It is a number of seconds above 0, at most a year.",
+    "ports": "There are at most 20, written EXT:INT or EXT:INT:scheme; EXT is from 1024 to 65535.",
     "command": "It has no null byte and at most 128 KiB; there are at most 4096 of them.",
 }
 

@@ -131,10 +131,10 @@ class Transport:
     def _send(self, request: _Request) -> urllib3.BaseHTTPResponse:
         address, pool = self._connected()
         target = f"{urlsplit(address.url).path}{PREFIX}{request.path}"
-        if given := {name: str(value) for name, value in request.query.items() if value is not None}:
-            target += "?" + urlencode(given)
+        if given := {name: value for name, value in request.query.items() if value is not None}:
+            target += "?" + urlencode(given, doseq=True)  # a parameter with several values is repeated
         headers = {
-            "Authorization": f"Bearer {address.token}",
+            "Authorization": f"Bearer {address.key or address.token}",
             "Accept": "application/json",
             "User-Agent": "gradient-jupyter",
             **request.headers,

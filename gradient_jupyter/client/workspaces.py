@@ -7,16 +7,19 @@ by the server, so that it also works from where there is no git.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 from urllib.parse import quote
 
-from gradient_jupyter.client import projects, upload
+from gradient_jupyter.client import upload
+from gradient_jupyter.client.directory import of_directory
 from gradient_jupyter.client.transport import Transport
 from gradient_jupyter.client.upload import OnProgress, Progress
 from gradient_jupyter.resources.errors import InvalidRequest, WorkspaceError
 from gradient_jupyter.resources.snapshot import EMPTY_TREE, FetchGit, GitSnapshot, Manifest
 from gradient_jupyter.workspace.contents import Contents
+from gradient_jupyter.workspace.ignore import Ignore
 from gradient_jupyter.workspace.limit import default_limit, parse_size
 from gradient_jupyter.workspace.preflight import NOTHING, Preflight, PreflightFile
 from gradient_jupyter.workspace.repository import PREFIX, Repository, is_repository, parse
@@ -69,13 +72,17 @@ def find(
     on_progress: OnProgress | None = None,
     *,
     max_size: int | str | None = None,
+    ignore: Sequence[str] = (),
 ) -> Workspace:
     """What ``workspace`` names, read now: no files (None, ``none``), a directory, a zip file, another file;
     or a repository (``git+https://…``), which the server reads.
 
     ``max_size`` is the most that may be sent, in bytes or as ``2GiB``; by default what
     ``$GRADIENT_WORKSPACE_LIMIT`` says, or 512 MiB. ``none`` lifts it.
+    ``ignore`` are further rules of what stays behind, as in a ``.gradientignore``.
     """
+    if ignore and not (workspace is not None and Path(workspace).expanduser().is_dir()):
+        raise InvalidRequest("Only of a directory can something be left out.", code="nothing-to-ignore")
     if workspace is None or workspace == NONE:
         return _Nothing()
     if isinstance(workspace, str) and is_repository(workspace):
@@ -89,7 +96,7 @@ def find(
     limit = parse_size(max_size, of="max_size") if isinstance(max_size, str) else max_size
     if max_size is None:
         limit = default_limit()
-    return _Local(Path(workspace).expanduser(), limit, on_progress)
+    return _Local(Path(workspace).expanduser(), limit, on_progress, ignore)
 
 
 class _Nothing:
@@ -97,7 +104,7 @@ class _Nothing:
     known = Sent(EMPTY_TREE)
 
     def project(self) -> tuple[str | None, str | None]:
-        return projects.of_directory(Path())
+        return of_directory(Path())
 
     def send(self, transport: Transport, on_progress: OnProgress | None = None) -> Sent:
         return Sent(upload.send_nothing(transport))
@@ -109,9 +116,11 @@ class _Nothing:
 class _Local:
     """A directory, a zip file or another file of this machine."""
 
-    def __init__(self, path: Path, limit: int | None, on_progress: OnProgress | None) -> None:
+    def __init__(
+        self, path: Path, limit: int | None, on_progress: OnProgress | None, ignore: Sequence[str]
+    ) -> None:
         self._path = path
-        self._contents = _read(path, limit, on_progress)
+        self._contents = _read(path, limit, on_progress, ignore)
 
     @property
     def snapshot(self) -> str:
@@ -127,7 +136,7 @@ class _Local:
 
     def project(self) -> tuple[str | None, str | None]:
         """The directory's, or that of the directory in which the file lies."""
-        return projects.of_directory(self._path if self._path.is_dir() else self._path.absolute().parent)
+        return of_directory(self._path if self._path.is_dir() else self._path.absolute().parent)
 
     def send(self, transport: Transport, on_progress: OnProgress | None = None) -> Sent:
         return Sent(upload.send(transport, self._contents, on_progress), self._source)
@@ -188,7 +197,7 @@ class _Repository:
         )
 
 
-def _read(path: Path, limit: int | None, on_progress: OnProgress | None) -> Contents:
+def _read(path: Path, limit: int | None, on_progress: OnProgress | None, ignore: Sequence[str]) -> Contents:
     def progress(done: int, total: int) -> None:
         if on_progress is not None:
             on_progress(Progress("reading", done, total))
@@ -200,7 +209,8 @@ def _read(path: Path, limit: int | None, on_progress: OnProgress | None) -> Cont
             f"'{shown(str(path))}' cannot be looked at ({error.strerror}).", next="Check its permissions."
         ) from None
     if not is_file:
-        return scan(path, cache=StatCache(), progress=progress, limit_bytes=limit)
+        rules = Ignore(named=ignore)
+        return scan(path, cache=StatCache(), progress=progress, limit_bytes=limit, ignore=rules)
     if path.suffix.lower() == ".zip":
         from gradient_jupyter.workspace.zipped import zipped
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from gradient_jupyter.control.queue import Queue
@@ -42,6 +42,8 @@ class Changes:
         self._moving: asyncio.TimerHandle | None = None
         self.placed: dict[str, Job] = {}
         """The jobs on machines that changed since the start, as they are on disk: read without asking it."""
+        self.of_jobs: Callable[[str, Job | None], None] = lambda job_id, job: None
+        """Is told of every job that changed, as it is on disk; None: it is gone. Must not block."""
         self._of_job: dict[str, set[JobListener]] = {}
         self._of_all: set[EventListener] = set()
 
@@ -102,9 +104,11 @@ class Changes:
         if not isinstance(job, Job):
             self._queue.gone(job_id)
             self.placed.pop(job_id, None)
+            self.of_jobs(job_id, None)
             return
         self._queue.changed(job, change.place)
         if job.final or job.state is State.PENDING:
             self.placed.pop(job_id, None)
         else:
             self.placed[job_id] = job
+        self.of_jobs(job_id, job)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 from sqlalchemy import Connection
 
-from gradient_jupyter.control import access, machines
+from gradient_jupyter.control import access, machines, ports
 from gradient_jupyter.control.access import Principal
 from gradient_jupyter.control.machines import WHOLE_HOST
 from gradient_jupyter.control.plane import Plane, job_name
@@ -97,6 +97,7 @@ async def _create(
                 code="idempotency-key-taken",
             )
         _check_queued(connection, plane, project.owner)
+        ports.check(connection, principal, plane, request.ports)
         created = now_us()
         job = Job(
             id=new_id("j"), name=request.name or job_name(request.command), project_id=project.id,
@@ -106,7 +107,7 @@ async def _create(
             target=Target.RUN, created_us=created, env=request.env, host=request.host,
             priority=request.priority, retries=request.retries, max_duration_s=request.max_duration_s,
             tags=tuple(dict.fromkeys(request.tags)), source=request.source,
-            rerun_of=rerun_of,
+            rerun_of=rerun_of, ports=request.ports,
             history=(Moment(state=State.PENDING, phase=Phase.QUEUED, time_us=created),),
         )  # fmt: skip
         rows.create(connection, job, idempotency_key)
@@ -140,9 +141,7 @@ async def get(plane: Plane, principal: Principal, job_id: str) -> Job:
 
 async def page(plane: Plane, principal: Principal, query: JobQuery, before: int | None) -> Jobs:
     items, following = await plane.database.read(
-        lambda connection: rows.page(
-            connection, principal.all, query.limit, before, query.project_id, query.state, query.tag
-        )
+        lambda connection: rows.page(connection, principal.all, query, before)
     )
     return Jobs(
         items=tuple(await _explained(plane, items)), next=None if following is None else str(following)
@@ -219,6 +218,7 @@ def _repeated(source: Job, changes: RerunJob) -> CreateJob:
         priority=chosen(changes.priority, source.priority), retries=chosen(changes.retries, source.retries),
         max_duration_s=changes.max_duration_s or source.max_duration_s,
         tags=chosen(changes.tags, source.tags), source=source.source,
+        ports=chosen(changes.ports, source.ports),
     )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from gradient_jupyter.control.layout import Layout
 from gradient_jupyter.control.machines import Size
 from gradient_jupyter.control.outbound import Outbound, Rule
 from gradient_jupyter.control.points import Points
+from gradient_jupyter.control.ports import Forwarders
 from gradient_jupyter.control.progress import Reports
 from gradient_jupyter.control.queue import Limits, Queue
 from gradient_jupyter.control.reconcile import Reconciler
@@ -142,6 +143,7 @@ class Plane:
         self.collector = Collector(self)
         self.garbage = Garbage(self, settings.garbage_grace_s)
         self.keeper = Keeper(self)
+        self.forwarders = Forwarders(self)
         self.reconciler = Reconciler(self)
         self.sampler = Sampler(self, settings.system_metrics_s)
         self._nodes: tuple[Node, ...] = ()
@@ -158,6 +160,7 @@ class Plane:
         await self.on_files(self.visits.clear)
         await self.engine.start()
         await self.keeper.start()
+        await self.forwarders.start()
         await self.reconciler.start()
         self.sampler.start()
 
@@ -169,6 +172,7 @@ class Plane:
     async def close(self) -> None:
         """Stops acting. Tasks go on; the next start takes them up."""
         await self.visits.close()
+        await self.forwarders.close()
         await self.reports.close()
         await self.sampler.close()
         await self.keeper.close()

@@ -27,6 +27,25 @@ async def create(plane: Plane, principal: Principal, name: str) -> Project:
     return await plane.database.write(work)
 
 
+async def rename(plane: Plane, principal: Principal, project_id: str, name: str) -> Project:
+    """Another name; its id, and everything in it, stays."""
+
+    def work(connection: Connection) -> Project:
+        project = access.project(connection, principal, project_id, Role.ADMIN)
+        if project.name == name:
+            return project
+        if rows.named(connection, project.owner, name):
+            raise Conflict(
+                f"There is a project {name!r} of the same owner.",
+                next="Choose another name.",
+                code="name-taken",
+            )
+        rows.rename(connection, project_id, name)
+        return access.project(connection, principal, project_id, Role.ADMIN)
+
+    return await plane.database.write(work)
+
+
 async def get(plane: Plane, principal: Principal, project_id: str) -> Project:
     return await plane.database.read(
         lambda connection: access.project(connection, principal, project_id, Role.VIEWER)

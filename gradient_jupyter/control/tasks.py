@@ -45,6 +45,7 @@ def task(layout: Layout, install: str, job: Job, claim: Claim, private: dict[str
             "GRADIENT_ATTEMPT": str(job.attempt),
             "GRADIENT_MACHINE_TYPE": job.machine_type,
             "PS_HOSTNAME": host,
+            **({"GRADIENT_PORTS": ",".join(map(str, job.ports))} if job.ports else {}),
         },
         snapshot=job.snapshot,
         directory=layout.attempt(job.id, job.attempt),

@@ -152,6 +152,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """How a task's world is made, in one sentence for people."""
     contained: bool = True
     """Whether a task has paths of its own."""
+    host_network: bool = True
+    """What a task listens on is a port of the server's own machine."""
 
 
 class Stream(enum.IntEnum):

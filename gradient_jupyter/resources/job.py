@@ -12,6 +12,7 @@ from typing import Annotated
 import msgspec
 
 from gradient_jupyter.resources.base import Request, Resource
+from gradient_jupyter.resources.port import Port, Ports
 from gradient_jupyter.resources.project import ProjectName
 from gradient_jupyter.resources.snapshot import Digest
 
@@ -149,6 +150,8 @@ class CreateJob(Request, frozen=True, kw_only=True):
     max_duration_s: MaxDuration | None = None
     tags: Tags = ()
     source: Source = ""
+    ports: Ports = ()
+    """Where what it listens on is reached while it runs."""
 
 
 class RerunJob(Request, frozen=True, kw_only=True):
@@ -170,6 +173,7 @@ class RerunJob(Request, frozen=True, kw_only=True):
     retries: Retries | None = None
     max_duration_s: MaxDuration | None = None
     tags: Tags | None = None
+    ports: Ports | None = None
 
 
 class UpdateJob(Request, frozen=True, kw_only=True):
@@ -241,6 +245,8 @@ class Job(Resource, frozen=True, kw_only=True):
     """Where its files came from, in words for people; empty when nobody said."""
     rerun_of: str | None = None
     """The job it repeats."""
+    ports: tuple[Port, ...] = ()
+    """Where what it listens on is reached while it runs."""
     progress: Progress | None = None
     """How far the run says it is; None until it says so."""
     warnings: tuple[str, ...] = ()

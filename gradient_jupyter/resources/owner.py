@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 
-from gradient_jupyter.resources.base import Resource
+from gradient_jupyter.resources.base import Request, Resource
 
 
 class Role(enum.StrEnum):
@@ -38,3 +38,17 @@ class Member(Resource, frozen=True, kw_only=True):
 
     principal: str
     role: Role
+
+
+class Membership(Resource, frozen=True, kw_only=True):
+    """A member as a list shows them."""
+
+    principal: str
+    role: Role
+    name: str
+    """What a person calls them; may change."""
+    owner: bool = False
+
+
+class SetMember(Request, frozen=True, kw_only=True):
+    role: Role = Role.MEMBER

@@ -33,3 +33,9 @@ class Project(Resource, frozen=True, kw_only=True):
 
 class CreateProject(Request, frozen=True, kw_only=True):
     name: ProjectName
+
+
+class UpdateProject(Request, frozen=True, kw_only=True):
+    """What may be changed of a project."""
+
+    name: ProjectName

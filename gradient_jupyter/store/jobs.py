@@ -42,6 +42,8 @@ from gradient_jupyter.resources.job import (
     State,
     Target,
 )
+from gradient_jupyter.resources.page import JobQuery
+from gradient_jupyter.resources.port import Port
 from gradient_jupyter.store import events, spent_keys
 from gradient_jupyter.store.projects import visible
 from gradient_jupyter.store.tables import artifacts, jobs, projects
@@ -86,6 +88,7 @@ def create(connection: Connection, job: Job, idempotency_key: str | None) -> Non
             attempt=0, engine="", warnings="[]", history=_json(job.history), idempotency_key=idempotency_key,
             priority=job.priority, retries=job.retries, max_duration_s=job.max_duration_s,
             tags=_json(job.tags), source=job.source, rerun_of=job.rerun_of,
+            ports=_json(job.ports) if job.ports else None,
         ),
     ).inserted_primary_key  # fmt: skip
     assert seq is not None
@@ -115,26 +118,37 @@ def is_key_taken(connection: Connection, owner: str, key: str) -> bool:
 def page(
     connection: Connection,
     principals: Sequence[str],
-    limit: int,
+    wanted: JobQuery,
     before: int | None,
-    project_id: str | None,
-    state: State | None,
-    tag: str | None = None,
 ) -> tuple[list[Job], int | None]:
     """Newest first, and the cursor of what follows."""
+    limit = wanted.limit
     query = _SELECT.where(visible(principals)).order_by(jobs.c.seq.desc()).limit(limit + 1)
     if before is not None:
         query = query.where(jobs.c.seq < before)
-    if project_id is not None:
-        query = query.where(jobs.c.project_id == project_id)
-    if state is not None:
-        query = query.where(jobs.c.state == state)
-    if tag is not None:
-        tags = func.json_each(jobs.c.tags).table_valued("value")
+    if wanted.project_id is not None:
+        query = query.where(jobs.c.project_id == wanted.project_id)
+    if wanted.state:
+        query = query.where(jobs.c.state.in_([state.value for state in wanted.state]))
+    for number, tag in enumerate(wanted.tag):
+        tags = func.json_each(jobs.c.tags).table_valued("value", name=f"tag_{number}")
         query = query.where(exists().select_from(tags).where(tags.c.value == tag))
+    if wanted.name is not None:
+        query = query.where(jobs.c.name.icontains(wanted.name, autoescape=True))
+    if wanted.machine_type is not None:
+        query = query.where(jobs.c.machine_type == wanted.machine_type)
+    if wanted.since_us is not None:
+        query = query.where(jobs.c.created_us >= wanted.since_us)
+    if wanted.until_us is not None:
+        query = query.where(jobs.c.created_us < wanted.until_us)
     rows = connection.execute(query).all()
     following = rows[limit - 1].seq if len(rows) > limit else None
     return [_job(row) for row in rows[:limit]], following
+
+
+def with_ports(connection: Connection) -> list[Job]:
+    """The jobs that are not over and are to be reached somewhere."""
+    return [_job(row) for row in connection.execute(_WITH_PORTS)]
 
 
 def waiting(connection: Connection) -> list[Waiting]:
@@ -310,6 +324,9 @@ _UNFINISHED = union(
     select(jobs.c.id).where(jobs.c.state.in_(LIVE)),
     select(jobs.c.id).where(jobs.c.target == literal_column("'deleted'")),
 )
+_WITH_PORTS = _SELECT.where(
+    jobs.c.ports.is_not(None), jobs.c.state.in_([literal_column(f"'{state}'") for state in LIVE])
+)
 _LIVE = select(func.count()).select_from(jobs).where(jobs.c.state.in_(LIVE))
 
 
@@ -346,6 +363,7 @@ def _job(row: Row[Any]) -> Job:
         progress=decode(row.progress, type=Progress) if row.progress else None,
         warnings=decode(row.warnings, type=tuple[str, ...]),
         history=decode(row.history, type=tuple[Moment, ...]),
+        ports=decode(row.ports, type=tuple[Port, ...]) if row.ports else (),
     )  # fmt: skip
 
 

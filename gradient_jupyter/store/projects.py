@@ -76,6 +76,25 @@ def mark_deleting(connection: Connection, project_id: str) -> None:
     _changed(connection, project_id)
 
 
+def rename(connection: Connection, project_id: str, name: str) -> None:
+    connection.execute(update(projects).where(projects.c.id == project_id).values(name=name))
+    _changed(connection, project_id)
+
+
+def set_member(connection: Connection, project_id: str, principal: str, role: Role) -> None:
+    remove = delete(members).where(members.c.project_id == project_id, members.c.principal == principal)
+    connection.execute(remove)
+    connection.execute(insert(members).values(project_id=project_id, principal=principal, role=role.value))
+    _changed(connection, project_id)
+
+
+def remove_member(connection: Connection, project_id: str, principal: str) -> None:
+    connection.execute(
+        delete(members).where(members.c.project_id == project_id, members.c.principal == principal)
+    )
+    _changed(connection, project_id)
+
+
 def erase_if_empty(connection: Connection, project_id: str) -> bool:
     """Removes a project that is being deleted once its last job is gone."""
     row = connection.execute(

@@ -134,6 +134,7 @@ jobs = Table(
     Column("source", String, nullable=False, server_default=""),
     Column("rerun_of", String),
     Column("progress", Text),
+    Column("ports", Text),
     UniqueConstraint("owner", "idempotency_key"),
     # A key is its sender's, whoever owns the project the job is in.
     Index("ix_jobs_created_by", "created_by", "idempotency_key"),
@@ -143,6 +144,7 @@ jobs = Table(
     Index("ix_jobs_waiting", "owner", "seq", sqlite_where=text("state = 'Pending'")),
     Index("ix_jobs_deleted", "seq", sqlite_where=text("target = 'deleted'")),
     Index(None, "snapshot"),
+    Index("ix_jobs_ports", "state", sqlite_where=text("ports IS NOT NULL")),
     sqlite_autoincrement=True,
 )  # fmt: skip
 

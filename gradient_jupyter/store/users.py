@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlalchemy import Connection, insert, select, update
 
 from gradient_jupyter.resources.base import new_id, now_us
@@ -21,6 +23,18 @@ def ensure(connection: Connection, external: str, name: str) -> User:
     if row.name != name:
         connection.execute(update(users).where(users.c.id == row.id).values(name=name))
     return User(id=row.id, name=name)
+
+
+def names(connection: Connection, ids: Sequence[str]) -> dict[str, str]:
+    """What those of these people are called whom this server knows, by their ids."""
+    rows = connection.execute(select(users.c.id, users.c.name).where(users.c.id.in_(ids)))
+    return {row.id: row.name for row in rows}
+
+
+def named(connection: Connection, name: str) -> list[User]:
+    """Everybody of that name."""
+    rows = connection.execute(select(users).where(users.c.name == name).order_by(users.c.id))
+    return [User(id=row.id, name=row.name) for row in rows]
 
 
 def find(connection: Connection, external: str) -> User | None:

@@ -1,8 +1,9 @@
 """Which files of a directory stay behind, and by which rule.
 
-Three kinds of rules, weakest first: our ``DEFAULTS``, every ``.gitignore``, every ``.gradientignore``.
-Within a kind a deeper file beats a shallower one and a later line an earlier one, as in git. So the last
-match wins, and a ``!`` line brings anything back. Two things follow git where that is not obvious:
+Four kinds of rules, weakest first: our ``DEFAULTS``, every ``.gitignore``, every ``.gradientignore``, and
+what was ``named`` for this one time (``--ignoreFiles``), which is read like a ``.gradientignore`` of the
+root. Within a kind a deeper file beats a shallower one and a later line an earlier one, as in git. So the
+last match wins, and a ``!`` line brings anything back. Two things follow git where that is not obvious:
 
 - What lies in a left-out *directory* is not looked at. To bring back ``data/small.csv`` under ``data/``,
   bring back ``data/`` first.
@@ -15,6 +16,7 @@ This module reads no files: ``scan`` hands it what it found. Patterns and paths 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -25,11 +27,14 @@ from gradient_jupyter.workspace.wording import shown
 
 GITIGNORE = b".gitignore"
 GRADIENTIGNORE = b".gradientignore"
+#: How rules are called that stand in no file.
+NAMED = b"--ignoreFiles"
 
 #: What nobody means to send: repositories, environments and caches (large, made again in the job), and
 #: files that by their name hold credentials. Written as an ignore file.
 DEFAULTS = b"""
 .git
+.ps_project/
 .hg
 .svn
 .venv/
@@ -165,12 +170,14 @@ def _rule_list(base: bytes, name: bytes | None, text: bytes) -> _RuleList:
 class Ignore:
     """The rules in force inside one directory. Immutable: ``enter`` gives those of a directory below."""
 
-    __slots__ = ("_defaults", "_git", "_gradient")
+    __slots__ = ("_defaults", "_git", "_gradient", "_named")
 
-    def __init__(self, *, defaults: bool = True) -> None:
+    def __init__(self, *, defaults: bool = True, named: Iterable[str] = ()) -> None:
         self._defaults: _RuleList | None = _rule_list(b"", None, DEFAULTS) if defaults else None
         self._git: tuple[_RuleList, ...] = ()  # deepest first
         self._gradient: tuple[_RuleList, ...] = ()
+        text = b"\n".join(os.fsencode(pattern) for pattern in named)
+        self._named: _RuleList | None = _rule_list(b"", NAMED, text) if text else None
 
     @property
     def has_defaults(self) -> bool:
@@ -184,6 +191,7 @@ class Ignore:
         base = directory + b"/" if directory else b""
         inner = Ignore.__new__(Ignore)
         inner._defaults, inner._git, inner._gradient = self._defaults, self._git, self._gradient
+        inner._named = self._named
         if gitignore is not None:
             inner._git = (_rule_list(base, GITIGNORE, gitignore), *self._git)
         if gradientignore is not None:
@@ -196,7 +204,7 @@ class Ignore:
         It looks at this path alone: the caller walks down and does not enter what is left out.
         """
         name = path.rpartition(b"/")[2]
-        for rules in self._gradient:
+        for rules in (self._named, *self._gradient) if self._named is not None else self._gradient:
             match = rules.last_match(path, name, is_directory)
             if match:
                 return Verdict(not match[1].negated, match[0])

@@ -62,10 +62,12 @@ def directory(tmp_path: Path) -> Path:
 def gradient(solo: SoloServer, directory: Path) -> Gradient:
     """Runs ``gradient WORDS`` in the directory. No command may ever show a traceback."""
 
-    def gradient(*words: str, server: SoloServer = solo, cwd: Path | None = None, **env: str) -> Ended:
+    def gradient(
+        *words: str, server: SoloServer = solo, cwd: Path | None = None, said: str = "", **env: str
+    ) -> Ended:
         done = subprocess.run(
             command(*words), cwd=cwd or directory, env=environment(server, **env), capture_output=True,
-            stdin=subprocess.DEVNULL, timeout=PATIENCE_S, check=False,
+            input=said.encode(), timeout=PATIENCE_S, check=False,
         )  # fmt: skip
         ended = Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
         assert "Traceback" not in ended.out + ended.err
