@@ -16,6 +16,7 @@ from gradient_jupyter.api import (
     machine_types,
     openapi,
     projects,
+    secrets,
     server,
     snapshots,
 )
@@ -35,7 +36,7 @@ def all_routes() -> list[Route]:
     def document() -> dict[str, Any]:
         return openapi.document(found)
 
-    for noun in (projects, jobs, logs, artifacts, snapshots, machine_types, events, admin):
+    for noun in (projects, jobs, logs, artifacts, snapshots, machine_types, events, admin, secrets):
         found += noun.routes()
     found += server.routes(document)
     return found
