@@ -130,7 +130,8 @@ def _meant(connection: Connection, principal: Principal, project: Place, name: s
     if len(having) > 1:
         raise Conflict(
             f"{len(having)} of your teams have a secret {name!r}, and it is not clear which is meant.",
-            next=f"Set the one you mean for the project: gradient secrets set {name} --projectId {project.id}",
+            next="Set the one you mean for the project: "
+            f"gradient secrets set {name} --projectId {project.id}",
             code="secret-ambiguous",
         )
     if not having:
