@@ -65,8 +65,11 @@ def test_a_name_is_letters_digits_and_three_signs(solo, name):
 
 
 @pytest.mark.parametrize(
-    "body", [{}, {"value": ""}, {"value": None}, {"value": "a\0b"}, {"value": "x" * 65537}, {"value": "ä" * 40000},
-             {"value": "canary", "more": 1}],
+    "body",
+    [
+        {}, {"value": ""}, {"value": None}, {"value": "a\0b"}, {"value": "x" * 65537}, {"value": "ä" * 40000},
+        {"value": "canary", "more": 1},
+    ],
 )  # fmt: skip
 def test_a_value_that_no_variable_can_hold_is_refused_without_repeating_it(solo, body):
     answer = solo.request("PUT", "/secrets/user/odd", json_body=body)
@@ -184,9 +187,11 @@ def test_a_running_job_can_neither_see_nor_set_nor_delete_secrets(solo):
 def test_a_secret_overrules_no_variable_of_the_platforms(solo):
     put(solo, "/secrets/user/fake", "not a job id")
     job = solo.job(
-        sys.executable, "-c", "import os; print(os.environ['GRADIENT_JOB_ID'], os.environ['GRADIENT_JOB_URL'])",
-        env={"GRADIENT_JOB_ID": "secret:fake", "GRADIENT_JOB_URL": "secret:fake", "GRADIENT_JOB_TOKEN": "secret:fake"},
-    )  # fmt: skip
+        sys.executable,
+        "-c",
+        "import os; print(os.environ['GRADIENT_JOB_ID'], os.environ['GRADIENT_JOB_URL'])",
+        env=dict.fromkeys(("GRADIENT_JOB_ID", "GRADIENT_JOB_URL", "GRADIENT_JOB_TOKEN"), "secret:fake"),
+    )
     assert solo.finished(job["id"])["state"] == "Stopped"
     assert f"{job['id']} {solo.runtime.url}/api/v1/jobs/{job['id']}\n" in solo.text(job["id"])
 
