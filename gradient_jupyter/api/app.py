@@ -18,6 +18,7 @@ from gradient_jupyter.api import (
     metrics,
     openapi,
     projects,
+    secrets,
     server,
     snapshots,
 )
@@ -38,7 +39,7 @@ def all_routes() -> list[Route]:
         return openapi.document(found)
 
     for noun in (
-        projects, members, jobs, logs, artifacts, metrics, snapshots, machine_types, events, admin,
+        projects, members, jobs, logs, artifacts, metrics, snapshots, machine_types, events, admin, secrets,
     ):  # fmt: skip
         found += noun.routes()
     found += server.routes(document)

@@ -10,6 +10,7 @@ import msgspec
 
 from gradient_jupyter import __version__
 from gradient_jupyter.api.routes import Call, Right, Route
+from gradient_jupyter.control import secrets
 from gradient_jupyter.resources.base import Request, Resource
 from gradient_jupyter.resources.errors import ServerError
 from gradient_jupyter.resources.owner import User
@@ -40,7 +41,7 @@ async def show(call: Call) -> ServerInfo:
         version=__version__, api=API, mode=host.mode, pid=os.getpid(), install=plane.install,
         engine=engine.name, isolation=isolation, started_us=host.started_us,
         jobs=jobs, streams=host.streams, data=str(plane.layout.root),
-        read_only=plane.read_only,
+        read_only=plane.read_only, warnings=await secrets.trouble(plane),
     )  # fmt: skip
 
 

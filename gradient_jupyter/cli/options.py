@@ -134,6 +134,8 @@ class Submission(NamedTuple):
     init: bool
     """Whether the directory remembers its project."""
     running: Running
+    workspace_username: str | None = None
+    workspace_password: str | None = None
 
 
 def running_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -265,6 +267,20 @@ def submission_options(command: Callable[..., Any]) -> Callable[..., Any]:
         help="A directory, a .zip, another file, git+https://HOST/REPO@REF, or none.  [this directory]",
     )
     @click.option(
+        "--workspaceUsername",
+        "--workspace-username",
+        "workspace_username",
+        metavar="NAME",
+        help="Of a private repository; needed where its password is no token.",
+    )
+    @click.option(
+        "--workspacePassword",
+        "--workspace-password",
+        "workspace_password",
+        metavar="secret:NAME",
+        help="The secret that opens a private repository.",
+    )
+    @click.option(
         "--maxSize",
         "--max-size",
         "max_size",
@@ -298,6 +314,8 @@ def submission_options(command: Callable[..., Any]) -> Callable[..., Any]:
         project_id: str | None,
         name: str | None,
         workspace: str,
+        workspace_username: str | None,
+        workspace_password: str | None,
         max_size: str | None,
         ignore: tuple[str, ...],
         ref: str | None,
@@ -325,6 +343,8 @@ def submission_options(command: Callable[..., Any]) -> Callable[..., Any]:
             machine_type=machine_type,
             env=env,
             running=running,
+            workspace_username=workspace_username,
+            workspace_password=workspace_password,
         )
         return command(*args, submission=submission, **more)
 

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 def sheet(client: Client, submission: Submission, *, as_json: bool) -> int:
     """Prints it and returns 0. The server is asked what it has; no content is sent."""
     flight = client.jobs.preflight(
-        submission.workspace, max_size=submission.max_size, ignore=submission.ignore
+        submission.workspace,
+        max_size=submission.max_size,
+        ignore=submission.ignore,
+        workspace_username=submission.workspace_username,
+        workspace_password=submission.workspace_password,
+        project=submission.project,
+        project_id=submission.project_id,
     )
     if as_json:
         print_json(flight)

@@ -19,6 +19,7 @@ VERBS: dict[str, Verb] = {
     "projects": Verb(
         "projects", "projects", "list, create, show, rename, delete, members, init, clear", ("project",)
     ),
+    "secrets": Verb("secrets", "secrets", "list, set, delete passwords and tokens for jobs"),
     "machineTypes": Verb(
         "machine_types", "machine_types", "What a job can run on, and what is free", ("machine-types",)
     ),
@@ -26,7 +27,7 @@ VERBS: dict[str, Verb] = {
     "logout": Verb("login", "logout", "Forget them; your own server is used again"),
     "whoami": Verb("login", "whoami", "Which server the commands speak to, and as whom"),
     "server": Verb("server", "server", "start, stop, status of your own server"),
-    "admin": Verb("admin", "admin", "df, gc, doctor: the disk, what can go, what is wrong"),
+    "admin": Verb("admin", "admin", "df, gc, doctor, rotate-key: the disk, what can go, what is wrong"),
     "completion": Verb("completion", "completion", "Completion of commands for bash, zsh or fish"),
     "version": Verb("version", "version", "The version of this program"),
 }

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 from sqlalchemy import Connection
 
-from gradient_jupyter.control import access, machines, ports
+from gradient_jupyter.control import access, machines, ports, secrets
 from gradient_jupyter.control.access import Principal
 from gradient_jupyter.control.machines import WHOLE_HOST
 from gradient_jupyter.control.plane import Plane, job_name
@@ -31,6 +31,7 @@ from gradient_jupyter.store import attempts as attempt_rows
 from gradient_jupyter.store import jobs as rows
 from gradient_jupyter.store import ledger, spent_keys
 from gradient_jupyter.store import projects as project_rows
+from gradient_jupyter.store import secrets as secret_rows
 from gradient_jupyter.store import snapshots as snapshot_rows
 
 T = TypeVar("T")
@@ -98,6 +99,7 @@ async def _create(
             )
         _check_queued(connection, plane, project.owner)
         ports.check(connection, principal, plane, request.ports)
+        meant = secrets.meant(connection, principal, project, request.env)
         created = now_us()
         job = Job(
             id=new_id("j"), name=request.name or job_name(request.command), project_id=project.id,
@@ -111,6 +113,7 @@ async def _create(
             history=(Moment(state=State.PENDING, phase=Phase.QUEUED, time_us=created),),
         )  # fmt: skip
         rows.create(connection, job, idempotency_key)
+        secret_rows.bind(connection, job.id, meant)
         return job, True
 
     job, new = await plane.database.write(work)

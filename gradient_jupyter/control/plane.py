@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import msgspec
 
-from gradient_jupyter.control import machines
+from gradient_jupyter.control import machines, secrets
 from gradient_jupyter.control.changes import Changes
 from gradient_jupyter.control.collect import Collector
 from gradient_jupyter.control.followed import Followed
 from gradient_jupyter.control.garbage import Garbage
 from gradient_jupyter.control.keeper import Keeper
+from gradient_jupyter.control.keyring import Keyring
 from gradient_jupyter.control.layout import Layout
 from gradient_jupyter.control.machines import Size
 from gradient_jupyter.control.outbound import Outbound, Rule
@@ -101,6 +102,7 @@ class Plane:
 
     ``read_only`` says why nothing may be changed; it may come to be said later, when damage shows. Nothing is
     reconciled then: the rows can no longer be believed, so nothing may be stopped or removed because of them.
+    ``keyring`` is where the keys of secrets are, outside the data root; by default beside it.
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class Plane:
         key: bytes,
         callback_url: str,
         read_only: str = "",
+        keyring: Path | None = None,
     ) -> None:
         self.layout = layout
         self.install = install
@@ -120,6 +123,7 @@ class Plane:
         self.blobs = blobs
         self.callback_url = callback_url
         self.tokens = Tokens(key)
+        self.keyring = Keyring(keyring or layout.root.with_name(f"{layout.root.name}.keys"))
         self.queue = Queue()
         self.changes = Changes(self.queue)
         #: Uploads that were cut off and whose blobs are being put away.
@@ -153,6 +157,7 @@ class Plane:
     async def start(self) -> None:
         """Starts what runs by itself, and takes up again whatever was not finished."""
         self.database.start()
+        await secrets.finish(self)
         if self.read_only:
             return
         self.points.start()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 
-from gradient_jupyter.control import tasks
+from gradient_jupyter.control import secrets, tasks
 from gradient_jupyter.control.claiming import Claiming
 from gradient_jupyter.control.endings import Endings, noted
 from gradient_jupyter.control.plan import (
@@ -36,6 +36,7 @@ from gradient_jupyter.control.workqueue import WorkQueue
 from gradient_jupyter.engines.base import Conflict, HintKind, Observation, Rejected, Unreachable
 from gradient_jupyter.resources.errors import GradientError, NoSpace
 from gradient_jupyter.resources.job import Job, Reason, State
+from gradient_jupyter.resources.secret import SecretValue
 from gradient_jupyter.store import attempts as attempt_rows
 from gradient_jupyter.store import events as event_rows
 from gradient_jupyter.store import jobs as rows
@@ -215,12 +216,12 @@ class Reconciler:
         if claim is None or claim.attempt != job.attempt:
             claim = await plane.database.read(lambda connection: ledger.of(connection, job.id, job.attempt))
         assert claim is not None, "placing an attempt stores its claim in the same transaction"
-        home = {
-            "GRADIENT_JOB_URL": f"{plane.callback_url}/jobs/{job.id}",
-            "GRADIENT_JOB_TOKEN": plane.tokens.of(job.id, job.attempt),
-        }
-        task = tasks.task(plane.layout, plane.install, job, claim, home)
+        home = {"GRADIENT_JOB_URL": f"{plane.callback_url}/jobs/{job.id}"}
+        secret = {"GRADIENT_JOB_TOKEN": SecretValue(plane.tokens.of(job.id, job.attempt))}
+        needed = await secrets.needed(plane, job)
         try:
+            wanted = secrets.opened(plane.keyring, needed)
+            task = tasks.task(plane.layout, plane.install, job, claim, home, secret, wanted)
             plane.check_space()
             await plane.on_files(_make_directories, task.directory / "artifacts", task.storage)
             await plane.engine.ensure(task)

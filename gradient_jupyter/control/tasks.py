@@ -7,6 +7,7 @@ import socket
 from gradient_jupyter.control.layout import Layout
 from gradient_jupyter.engines.base import Resources, Task
 from gradient_jupyter.resources.job import Job
+from gradient_jupyter.resources.secret import SecretValue
 from gradient_jupyter.store.ledger import Claim
 
 
@@ -28,25 +29,37 @@ def attempt_of(install: str, key: str) -> tuple[str, int] | None:
     return (job_id, int(attempt[0])) if job_id is not None and attempt[0].isdecimal() else None
 
 
-def task(layout: Layout, install: str, job: Job, claim: Claim, private: dict[str, str]) -> Task:
-    """What the engine is asked to run. Deterministic, but for ``private``: the same attempt always gives the
-    same task."""
+def task(
+    layout: Layout,
+    install: str,
+    job: Job,
+    claim: Claim,
+    private: dict[str, str],
+    secret: dict[str, SecretValue] | None = None,
+    wanted: dict[str, SecretValue] | None = None,
+) -> Task:
+    """What the engine is asked to run. Deterministic, but for ``private`` and what is secret: the same
+    attempt always gives the same task. ``secret`` are the platform's own; ``wanted`` are what the job's
+    variables ask for, which overrule no variable of the platform's."""
     host = socket.gethostname()
+    ours = {
+        "GRADIENT_JOB_ID": job.id,
+        "GRADIENT_JOB_NAME": job.name,
+        "GRADIENT_JOB_NUMBER": str(job.number),
+        "GRADIENT_PROJECT_ID": job.project_id,
+        "GRADIENT_PROJECT": job.project,
+        "GRADIENT_ATTEMPT": str(job.attempt),
+        "GRADIENT_MACHINE_TYPE": job.machine_type,
+        "PS_HOSTNAME": host,
+        **({"GRADIENT_PORTS": ",".join(map(str, job.ports))} if job.ports else {}),
+    }
+    secret = secret or {}
+    taken = {*ours, *private, *secret}
+    theirs = {name: value for name, value in (wanted or {}).items() if name not in taken}
     return Task(
         key=key(install, job.id, job.attempt),
         command=job.command,
-        env={
-            **job.env,
-            "GRADIENT_JOB_ID": job.id,
-            "GRADIENT_JOB_NAME": job.name,
-            "GRADIENT_JOB_NUMBER": str(job.number),
-            "GRADIENT_PROJECT_ID": job.project_id,
-            "GRADIENT_PROJECT": job.project,
-            "GRADIENT_ATTEMPT": str(job.attempt),
-            "GRADIENT_MACHINE_TYPE": job.machine_type,
-            "PS_HOSTNAME": host,
-            **({"GRADIENT_PORTS": ",".join(map(str, job.ports))} if job.ports else {}),
-        },
+        env={**job.env, **ours},
         snapshot=job.snapshot,
         directory=layout.attempt(job.id, job.attempt),
         storage=layout.storage(job.owner),
@@ -56,4 +69,5 @@ def task(layout: Layout, install: str, job: Job, claim: Claim, private: dict[str
         host=job.host,
         max_duration_s=job.max_duration_s,
         private=private,
+        secret={**theirs, **secret},
     )

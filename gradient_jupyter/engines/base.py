@@ -23,6 +23,7 @@ import msgspec
 
 from gradient_jupyter.resources.job import HostEnvironment
 from gradient_jupyter.resources.machine_type import Gpu
+from gradient_jupyter.resources.secret import SecretValue
 
 #: What the control plane hands an engine to unpack a snapshot: ``(snapshot id, absent directory)``.
 #: It blocks; an engine calls it on a thread. It raises ``OSError`` when the disk is full. What it made is
@@ -81,12 +82,18 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     to it without being asked again."""
     private: dict[str, str] = msgspec.field(default_factory=dict)
     """Variables that are the task's but no part of what was asked for: they may differ the next time the same
-    task is ensured (an address), and are written nowhere (a token)."""
+    task is ensured (an address)."""
+    secret: dict[str, SecretValue] = msgspec.field(default_factory=dict)
+    """As ``private``, of variables whose values nobody may see: a token, a person's secrets. They are written
+    nowhere, and masked in the task's log and in what is said of its end."""
 
     def spec_hash(self) -> str:
         """Identifies what was asked for. Two tasks of one key must agree on it."""
-        asked = msgspec.structs.replace(self, private={})
-        return hashlib.sha256(msgspec.json.encode(asked, enc_hook=str, order="deterministic")).hexdigest()
+        asked = msgspec.to_builtins(msgspec.structs.replace(self, secret={}), enc_hook=str)
+        # Without a word of what is secret, as it was before there were such: tasks outlive our updates.
+        del asked["secret"]
+        asked["private"] = {}
+        return hashlib.sha256(msgspec.json.encode(asked, order="deterministic")).hexdigest()
 
 
 class Observation(msgspec.Struct, frozen=True, kw_only=True):

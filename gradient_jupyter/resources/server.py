@@ -38,6 +38,8 @@ class ServerInfo(Resource, frozen=True, kw_only=True):
     """The data root."""
     read_only: str = ""
     """Why nothing is changed and nothing started, and the way out; empty in ordinary times."""
+    warnings: tuple[str, ...] = ()
+    """What is wrong although it serves, each with the way out."""
 
 
 class Hello(Resource, frozen=True, kw_only=True):

@@ -212,6 +212,7 @@ class GradientServer(Application):
         except (claimed.DataRootUnsafe, DataRootRefused) as error:
             self._give_up(str(error), REFUSED)
         open_files = descriptors.raise_limit()
+        descriptors.dump_nothing()
         try:
             asyncio.run(Solo(self, layout, opened, open_files).serve())
         except CannotStart as error:
@@ -325,7 +326,7 @@ class Solo:
             blobs = BlobStore(layout.blobs, alone=True, tidy=not self._read_only)
             plane = Plane(
                 layout, self._install, program.settings(), blobs, self._local_engine, key,
-                f"{self.url}/api/{API}", self._read_only,
+                f"{self.url}/api/{API}", self._read_only, claimed.keyring(self._install),
             )  # fmt: skip
             await plane.start()
             user = await self._user(plane)

@@ -210,3 +210,29 @@ events = Table(
     Column("resource", LargeBinary, nullable=False),
     sqlite_autoincrement=True,
 )  # fmt: skip
+
+secrets = Table(
+    "secrets", metadata,
+    # ``user:<id>``, ``project:<id>`` or ``group:<id>``; what is sealed is bound to it, to name and key.
+    Column("owner", String, primary_key=True),
+    Column("name", String, primary_key=True),
+    # Of a project's only: they go with it.
+    Column("project_id", ForeignKey("projects.id", ondelete="CASCADE")),
+    Column("key_id", String, nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("masked", Boolean, nullable=False),
+    Column("created_us", Integer, nullable=False),
+    Column("created_by", String, nullable=False),
+    Column("changed_us", Integer, nullable=False),
+    Column("changed_by", String, nullable=False),
+    Index(None, "project_id"),
+)  # fmt: skip
+
+job_secrets = Table(
+    "job_secrets", metadata,
+    # Which secret a variable of a job's means: decided when it was sent, by who sent it.
+    Column("job_id", ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("variable", String, primary_key=True),
+    Column("owner", String, nullable=False),
+    Column("name", String, nullable=False),
+)  # fmt: skip

@@ -21,6 +21,8 @@ GROUPS = {
     ("projects",): ("list", "create", "show", "rename", "delete", "members", "init", "clear"),
     ("projects", "members"): ("list", "add", "set", "remove"),
     ("server",): ("start", "stop", "status"),
+    ("secrets",): ("list", "set", "delete"),
+    ("admin",): ("df", "gc", "doctor", "rotate-key"),
 }
 
 

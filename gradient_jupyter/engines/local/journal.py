@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 STDOUT, STDERR, PLATFORM = 1, 2, 3
@@ -82,8 +83,10 @@ class Hints:
 class Journal:
     """Appends to a log. Never raises for what a disk may do: what was not written is counted and said."""
 
-    def __init__(self, log: Log, hints: Hints) -> None:
+    def __init__(self, log: Log, hints: Hints, hide: Callable[[str], str] = str) -> None:
+        """``hide`` masks secrets in what the platform says; what is appended comes masked."""
         self._log = log
+        self._hide = hide
         self._hints = hints
         self.lost = 0
         """Bytes that are not in the log."""
@@ -106,7 +109,7 @@ class Journal:
     def say(self, text: str) -> None:
         """A line of the platform's own."""
         self._catch_up()  # what that writes may end the line
-        self.append(PLATFORM, self._line(text))
+        self.append(PLATFORM, self._line(self._hide(text)))
 
     def append(self, stream: int, data: bytes) -> None:
         if not (self._catch_up() and self._write(stream, data)):

@@ -8,7 +8,7 @@ It belongs to no one: a session of its own, not a child of the server, which may
 meanwhile. It takes the task's lock (holding it *is* being alive), marks the start on disk before starting, so
 that nothing is ever started twice, copies both output streams into the framed log, ends the whole process
 tree when asked to, and writes down how it ended. What came on stdin is never written to disk: the
-environment may hold secrets.
+environment may hold secrets. Those it is told of are masked in whatever it writes.
 
 Standard library only, as are the modules of ours that it imports, all of them before the start: a later
 upgrade of the package does not change a running supervisor, and the interpreter starts without looking at
@@ -42,7 +42,7 @@ if __name__ == "__main__":
         sys.modules[_package.__name__] = _package
 
 from gradient_jupyter.engines import framedlog
-from gradient_jupyter.engines.local import command, endings, journal, kept, private, process
+from gradient_jupyter.engines.local import command, endings, journal, kept, masking, private, process
 from gradient_jupyter.engines.local.endings import Ending
 from gradient_jupyter.engines.local.tree import LEFTOVER_GRACE_S, Tree
 
@@ -73,6 +73,8 @@ class World:
         self.max_duration_s: float | None = job.get("max_duration_s")
         self.open_files: int = job["open_files"]
         """The soft limit of descriptors the command gets; 0: ours."""
+        self.secrets = masking.Patterns(job.get("secrets", ()))
+        """What may not be seen in anything that is written."""
         self.tell = tell
         """Where the engine waits for a word of how far we are, or for the pipe's end."""
         self.wake = wake
@@ -90,6 +92,9 @@ class Run:
         self._streams: dict[int, int] = {}
         self._cut: dict[int, bytes] = {}
         """The beginning of a character, by stream, whose rest has not been read yet."""
+        self._masking = {
+            stream: masking.Masking(world.secrets) for stream in (journal.STDOUT, journal.STDERR)
+        }
         self._poll = select.poll()
         self._status_fd = -1
         self._status = b""
@@ -233,12 +238,16 @@ class Run:
             self._write(stream, b"", end=True)
             return False
         self._write(stream, data)
-        if self._status_fd >= 0 and stream == journal.STDERR:
-            self._errors = (self._errors + data)[-1024:]
         return True
 
     def _write(self, stream: int, data: bytes, end: bool = False) -> None:
-        """To the log, in frames that end between characters: a read may have cut one in two."""
+        """To the log, without secrets, in frames that end between characters: a read may have cut one in
+        two."""
+        data = self._masking[stream].feed(data)
+        if end:
+            data += self._masking[stream].end()
+        if self._status_fd >= 0 and stream == journal.STDERR:
+            self._errors = (self._errors + data)[-1024:]
         data = self._cut.pop(stream, b"") + data
         whole = len(data) if end else framedlog.whole_characters(data)
         if whole < len(data):
@@ -252,7 +261,7 @@ class Run:
         for fd in list(self._streams):
             while time.monotonic() < until and self._copy(fd):
                 pass
-        for stream in list(self._cut):
+        for stream in self._masking:
             self._write(stream, b"", end=True)
         if self._status_fd >= 0:
             self._read_status()
@@ -371,20 +380,21 @@ def _supervise(directory: str, world: World) -> None:
     except Exception as error:
         no_space = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         ending = Ending(None, "no-space" if no_space else "world", f"It could not be run: {error}.")
-        _write_down_trouble(directory)
+        _write_down_trouble(directory, world.secrets)
+    ending.message = world.secrets.text(ending.message)
     _write_exit(directory, ending)
     hints.state(patience_s=0.5)  # nobody would look for our end before the next relist
 
 
-def _write_down_trouble(directory: str) -> None:
+def _write_down_trouble(directory: str, secrets: masking.Patterns) -> None:
     import traceback  # costs milliseconds, and is hardly ever needed
 
     with contextlib.suppress(OSError), open(os.path.join(directory, private.TROUBLE), "w") as file:
-        file.write(traceback.format_exc())
+        file.write(secrets.text(traceback.format_exc()))
 
 
 def _run(directory: str, world: World, hints: journal.Hints) -> Ending:
-    log = journal.Journal(framedlog.Writer(world.log), hints)
+    log = journal.Journal(framedlog.Writer(world.log), hints, world.secrets.text)
     try:
         ending = _start_and_wait(directory, world, hints, log)
     finally:
@@ -484,6 +494,8 @@ def main() -> None:
     os.chdir("/")
     os.umask(0o077)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    with contextlib.suppress(OSError, ValueError):  # our memory is to hold secrets: no dump of it
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     source, tell = serve(socket.socket(fileno=fd)) if mode == "serve" else (0, fd)
     os.set_inheritable(tell, False)
     _say(tell, _who_we_are())

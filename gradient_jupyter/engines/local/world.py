@@ -80,6 +80,11 @@ class World(msgspec.Struct, frozen=True):
     command: list[str]
     max_duration_s: float | None = None
     open_files: int = 0
+    secrets: tuple[str, ...] = ()
+    """Values that are masked in what the supervisor writes."""
+
+    def __repr__(self) -> str:
+        return f"World({self.command!r} in {self.cwd!r})"  # the environment may hold secrets
 
 
 class Worlds:
@@ -126,7 +131,10 @@ class Worlds:
             prefix, mounts = _bubblewrap(self.bubblewrap, places, task.host, gpus=bool(task.resources.gpus))
             inside = Places(WORKSPACE, "/artifacts", HOME, "/tmp", "/storage", "/datasets")  # noqa: S108
             env = _at(inside, env, task, mark)
-            return World(prefix, mounts, WORKSPACE, places.workspace, env, [], words, task.max_duration_s)
+            return World(
+                prefix, mounts, WORKSPACE, places.workspace, env, [], words, task.max_duration_s,
+                secrets=_revealed(task),
+            )  # fmt: skip
         notice = (
             f"This task runs on the host's own paths, because {self.why}. Use $GRADIENT_WORKSPACE_DIR, "
             "$GRADIENT_ARTIFACTS_DIR, $GRADIENT_STORAGE_DIR and $GRADIENT_DATASETS_DIR; /artifacts, /storage "
@@ -134,8 +142,9 @@ class Worlds:
         )
         env = {"TMPDIR": places.tmp, "PWD": places.workspace, **_at(places, env, task, mark)}
         return World(
-            [], [("/", "/")], places.workspace, places.workspace, env, [notice], words, task.max_duration_s
-        )
+            [], [("/", "/")], places.workspace, places.workspace, env, [notice], words, task.max_duration_s,
+            secrets=_revealed(task),
+        )  # fmt: skip
 
 
 def _try_out(prefix: list[str], scratch: str) -> str:
@@ -331,7 +340,12 @@ def _at(places: Places, env: dict[str, str], task: Task, mark: str) -> dict[str,
     }
     if gpus:
         fixed["NVIDIA_VISIBLE_DEVICES"] = gpus
-    return {"HOME": places.home, **env, **task.env, **task.private, **fixed}
+    secret = {name: value.reveal() for name, value in task.secret.items()}
+    return {"HOME": places.home, **env, **task.env, **task.private, **secret, **fixed}
+
+
+def _revealed(task: Task) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(value.reveal() for value in task.secret.values()))
 
 
 def _sizes(resources: Resources, host_cpus: float) -> dict[str, str]:
