@@ -29,6 +29,7 @@ from gradient_jupyter.control.queue import Limits, Queue
 from gradient_jupyter.control.reconcile import Reconciler
 from gradient_jupyter.control.standing import Standing
 from gradient_jupyter.control.tokens import Tokens
+from gradient_jupyter.control.trees import Trees
 from gradient_jupyter.control.visits import Visits
 from gradient_jupyter.engines.base import Engine, Node
 from gradient_jupyter.resources.decoding import decode
@@ -84,6 +85,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     outbound_timeout_s: float = 300
     outbound_max_bytes: int = 512 * 2**20
     outbound_at_once: int = 4
+    public_datasets: Mapping[str, Path] = {}
+    """Directories that every job finds at ``/datasets/NAME``, read-only."""
+    trees_bytes: int = 50 * 2**30
+    """How much unpacked datasets may take; those that jobs use now are kept whatever they take."""
 
 
 class Plane:
@@ -133,6 +138,7 @@ class Plane:
         self.collector = Collector(self)
         self.garbage = Garbage(self, settings.garbage_grace_s)
         self.keeper = Keeper(self)
+        self.trees = Trees(self, settings.trees_bytes, settings.reserve_bytes)
         self.reconciler = Reconciler(self)
         self._nodes: tuple[Node, ...] = ()
         self._nodes_until = float("-inf")
@@ -143,7 +149,7 @@ class Plane:
         self.database.start()
         if self.read_only:
             return
-        self.layout.datasets.mkdir(parents=True, exist_ok=True)
+        await self.trees.start()
         await self.on_files(self.visits.clear)
         await self.engine.start()
         await self.keeper.start()
@@ -160,6 +166,7 @@ class Plane:
         await self.reports.close()
         await self.keeper.close()
         await self.reconciler.close()
+        await self.trees.close()
         await self.collector.close()
         await self.engine.close()
         await asyncio.gather(*(intake.settled.wait() for intake in self.cut_intakes))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
+from pathlib import Path
 
 from gradient_jupyter.control.layout import Layout
 from gradient_jupyter.engines.base import Resources, Task
@@ -28,9 +30,16 @@ def attempt_of(install: str, key: str) -> tuple[str, int] | None:
     return (job_id, int(attempt[0])) if job_id is not None and attempt[0].isdecimal() else None
 
 
-def task(layout: Layout, install: str, job: Job, claim: Claim, private: dict[str, str]) -> Task:
-    """What the engine is asked to run. Deterministic, but for ``private``: the same attempt always gives the
-    same task."""
+def task(
+    layout: Layout,
+    install: str,
+    job: Job,
+    claim: Claim,
+    private: dict[str, str],
+    public: Mapping[str, Path] | None = None,
+) -> Task:
+    """What the engine is asked to run. Deterministic, but for ``private`` and ``public``: the same attempt
+    always gives the same task."""
     host = socket.gethostname()
     return Task(
         key=key(install, job.id, job.attempt),
@@ -49,7 +58,8 @@ def task(layout: Layout, install: str, job: Job, claim: Claim, private: dict[str
         snapshot=job.snapshot,
         directory=layout.attempt(job.id, job.attempt),
         storage=layout.storage(job.owner),
-        datasets=layout.datasets,
+        datasets={one.name: layout.trees / one.snapshot for one in job.datasets if one.snapshot},
+        public=dict(public or {}),
         resources=Resources(cpus=claim.cpus, memory_bytes=claim.memory_bytes, gpus=claim.gpus),
         labels={"owner": job.owner, "job": job.id, "attempt": str(job.attempt)},
         host=job.host,

@@ -12,6 +12,7 @@ from typing import Annotated
 import msgspec
 
 from gradient_jupyter.resources.base import Request, Resource
+from gradient_jupyter.resources.dataset import JobDataset, WantedDatasets
 from gradient_jupyter.resources.project import ProjectName
 from gradient_jupyter.resources.snapshot import Digest
 
@@ -40,6 +41,8 @@ class Phase(enum.StrEnum):
     RETRYING = "retrying"
     """An attempt has ended and another is to follow; first nothing of the old one may be left."""
     QUEUED = "queued"
+    PREPARING = "preparing"
+    """Its datasets are unpacked on the machine, where they are not there yet."""
     PULLING = "pulling"
     STARTING = "starting"
     RUNNING = "running"
@@ -74,7 +77,7 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 #: The phases each state passes through, in order.
 PHASES: dict[State, tuple[Phase, ...]] = {
     State.PENDING: (Phase.QUEUED, Phase.RETRYING),
-    State.PROVISIONING: (Phase.PULLING, Phase.STARTING),
+    State.PROVISIONING: (Phase.PREPARING, Phase.PULLING, Phase.STARTING),
     State.RUNNING: (Phase.RUNNING, Phase.COLLECTING),
     **{state: (Phase.DONE,) for state, after in TRANSITIONS.items() if not after},
 }
@@ -149,6 +152,8 @@ class CreateJob(Request, frozen=True, kw_only=True):
     max_duration_s: MaxDuration | None = None
     tags: Tags = ()
     source: Source = ""
+    datasets: WantedDatasets = ()
+    """What it finds below ``/datasets`` and ``/data``: ``mnist`` (its newest version now), ``mnist:3``."""
 
 
 class RerunJob(Request, frozen=True, kw_only=True):
@@ -170,6 +175,8 @@ class RerunJob(Request, frozen=True, kw_only=True):
     retries: Retries | None = None
     max_duration_s: MaxDuration | None = None
     tags: Tags | None = None
+    datasets: WantedDatasets | None = None
+    """None: the very versions that it had."""
 
 
 class UpdateJob(Request, frozen=True, kw_only=True):
@@ -243,6 +250,8 @@ class Job(Resource, frozen=True, kw_only=True):
     """The job it repeats."""
     progress: Progress | None = None
     """How far the run says it is; None until it says so."""
+    datasets: tuple[JobDataset, ...] = ()
+    """Which versions of which datasets it asked for and has; they stay these."""
     warnings: tuple[str, ...] = ()
     history: tuple[Moment, ...] = ()
 

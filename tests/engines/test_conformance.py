@@ -63,7 +63,7 @@ class Bench:
             "snapshot": snapshot,
             "directory": directory,
             "storage": self.storage,
-            "datasets": self.datasets,
+            "datasets": {"numbers": self.datasets},
             "resources": Resources(cpus=1, memory_bytes=1 << 30),
             "labels": {"owner": "user:1", "job": f"j{self._count}", "attempt": "1"},
             "host": HostEnvironment(python=sys.executable, path=("/usr/local/bin", "/usr/bin", "/bin")),
@@ -232,7 +232,7 @@ assert (place["WORKSPACE"] / "main.py").exists()
 (place["WORKSPACE"] / "new").write_text("x")
 (place["ARTIFACTS"] / "model").write_text("weights")
 (place["STORAGE"] / "kept").write_text("kept")
-assert (place["DATASETS"] / "data.csv").read_text() == "1,2"
+assert (place["DATASETS"] / "numbers" / "data.csv").read_text() == "1,2"
 (pathlib.Path.home() / ".cache").mkdir()
 with tempfile.NamedTemporaryFile() as file:
     file.write(b"x" * 100000)

@@ -66,7 +66,7 @@ class Bench:
             "snapshot": "s",
             "directory": directory,
             "storage": self.root / "storage",
-            "datasets": self.root / "datasets",
+            "datasets": {"d": self.root / "datasets"},
             "resources": Resources(cpus=1, memory_bytes=1 << 30),
             "labels": {},
             "host": HostEnvironment(python=sys.executable, path=("/usr/bin", "/bin")),
@@ -131,11 +131,10 @@ WAIT = 'echo ready; while [ ! -e "$GRADIENT_STORAGE_DIR/go" ]; do sleep 0.02; do
 
 def test_bubblewraps_paths_are_the_ones_every_engine_has(bubblewrap: Bench) -> None:
     script = """
-        pwd; cat /paperspace/here /home/paperspace/here; echo $HOME $GRADIENT_ARTIFACTS_DIR
-        echo 1 > /artifacts/a && echo 2 > /storage/s && echo 3 > /tmp/t && echo 4 > ~/h && echo 5 > /dev/shm/m
-        (echo 6 > /datasets/d) 2>/dev/null || echo datasets are read-only
-        (echo 6 > /etc/x) 2>/dev/null || echo the host is read-only
-        ls /home/paperspace
+        pwd; cat /paperspace/here /home/paperspace/here; echo $HOME $GRADIENT_ARTIFACTS_DIR echo 1 >
+        /artifacts/a && echo 2 > /storage/s && echo 3 > /tmp/t && echo 4 > ~/h && echo 5 > /dev/shm/m (echo >
+        /datasets/d/x || echo > /datasets/x || echo > /data/x) 2>/dev/null || echo datasets are read-only
+        (echo 6 > /etc/x) 2>/dev/null || echo the host is read-only ls /home/paperspace
     """
 
     async def scenario(engine: LocalEngine) -> None:
@@ -190,7 +189,7 @@ def test_an_interpreter_in_a_hidden_place_is_shown(bubblewrap: Bench, tmp_path: 
 
 def test_a_world_that_cannot_be_made_is_the_platforms_fault(bubblewrap: Bench) -> None:
     async def scenario(engine: LocalEngine) -> None:
-        task = bubblewrap.task("true", datasets=bubblewrap.root / "absent")
+        task = bubblewrap.task("true", datasets={"absent": bubblewrap.root / "absent"})
         await output(engine, task)
         one = await seen(engine, task)
         assert (one.phase, one.code, one.exit_code) == (Phase.FAILED, "world", None)
