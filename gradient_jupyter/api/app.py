@@ -10,6 +10,7 @@ from tornado import web
 from gradient_jupyter.api import (
     admin,
     artifacts,
+    datasets,
     events,
     jobs,
     logs,
@@ -35,7 +36,7 @@ def all_routes() -> list[Route]:
     def document() -> dict[str, Any]:
         return openapi.document(found)
 
-    for noun in (projects, jobs, logs, artifacts, snapshots, machine_types, events, admin):
+    for noun in (projects, jobs, logs, artifacts, snapshots, machine_types, events, admin, datasets):
         found += noun.routes()
     found += server.routes(document)
     return found

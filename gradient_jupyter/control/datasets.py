@@ -7,8 +7,6 @@ are a line of the configuration and have no rows.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import msgspec
 from sqlalchemy import Connection
 
@@ -30,7 +28,7 @@ from gradient_jupyter.resources.dataset import (
     parse,
 )
 from gradient_jupyter.resources.errors import Conflict, Forbidden, GradientError, InvalidRequest, NotFound
-from gradient_jupyter.resources.snapshot import Manifest
+from gradient_jupyter.resources.snapshot import Manifest, Snapshot
 from gradient_jupyter.store import datasets as rows
 from gradient_jupyter.store import garbage
 from gradient_jupyter.store import snapshots as snapshot_rows
@@ -49,17 +47,17 @@ def resolve(
     connection: Connection, plane: Plane, principal: Principal, wanted: tuple[str, ...]
 ) -> tuple[JobDataset, ...]:
     """The versions that a job which is submitted now has. Raises when one of them is not there."""
-    found: dict[str, JobDataset] = {}
+    given: dict[str, JobDataset] = {}
     for text in wanted:
         one = _resolve_one(connection, plane, principal, text)
-        if one.name in found:
+        if one.name in given:
             raise InvalidRequest(
                 f"A job has the dataset {one.name!r} once.",
                 next="Name one version of it.",
                 code="dataset-twice",
             )
-        found[one.name] = one
-    return tuple(found.values())
+        given[one.name] = one
+    return tuple(given.values())
 
 
 def _resolve_one(connection: Connection, plane: Plane, principal: Principal, text: str) -> JobDataset:
@@ -93,7 +91,7 @@ def _resolve_one(connection: Connection, plane: Plane, principal: Principal, tex
 
 async def create(plane: Plane, principal: Principal, request: CreateDataset) -> Dataset:
     owner = owner_of(principal, request.owner)
-    shared = await share(plane, principal, owner, request.snapshot)
+    blobs = await _to_share(plane, principal, owner, request.snapshot)
 
     def work(connection: Connection) -> Dataset:
         if rows.named(connection, [owner], request.name):
@@ -104,8 +102,9 @@ async def create(plane: Plane, principal: Principal, request: CreateDataset) -> 
             )
         dataset = rows.create(connection, owner, request.name, request.description, principal.user_id)
         if request.snapshot is not None:
-            add(connection, plane, principal, dataset, shared, request.snapshot, request.source)
-        return _found(connection, [owner], dataset.id)
+            snapshot = _sent(connection, plane, principal, owner, request.snapshot, blobs)
+            add(connection, dataset, snapshot, request.source, principal)
+        return found(connection, [owner], dataset.id)
 
     return await plane.database.write(work)
 
@@ -116,56 +115,58 @@ async def add_version(
     """The next version; none when the newest holds the same."""
     dataset = await get(plane, principal, dataset_id)
     _check_ours(dataset)
-    shared = await share(plane, principal, dataset.owner, request.snapshot)
+    blobs = await _to_share(plane, principal, dataset.owner, request.snapshot)
 
     def work(connection: Connection) -> AddedVersion:
-        found = _found(connection, principal.all, dataset_id)
-        version, new = add(connection, plane, principal, found, shared, request.snapshot, request.source)
-        return AddedVersion(dataset=_found(connection, principal.all, dataset_id), version=version, new=new)
+        dataset = found(connection, principal.all, dataset_id)
+        snapshot = _sent(connection, plane, principal, dataset.owner, request.snapshot, blobs)
+        version, new = add(connection, dataset, snapshot, request.source, principal)
+        return AddedVersion(dataset=found(connection, principal.all, dataset_id), version=version, new=new)
 
     return await plane.database.write(work)
 
 
-class Shared(NamedTuple):
-    """The blobs of a snapshot that another owner is to hold as well."""
+def add(
+    connection: Connection, dataset: Dataset, snapshot: Snapshot, source: str, principal: Principal
+) -> tuple[Version, bool]:
+    """Stores a version, in the caller's transaction, of a snapshot that the dataset's owner holds; whether it
+    is a new one."""
+    latest = rows.version(connection, dataset.id, None)
+    if latest is not None and latest.snapshot == snapshot.id:
+        return latest, False
+    return rows.add_version(connection, dataset.id, snapshot, source, principal.user_id), True
 
-    blobs: dict[str, int]
 
-
-async def share(plane: Plane, principal: Principal, owner: str, snapshot: str | None) -> Shared:
-    """What ``add`` has to note where a person gives what they sent to a group."""
+async def _to_share(plane: Plane, principal: Principal, owner: str, snapshot: str | None) -> dict[str, int]:
+    """What a group is to hold as well, where a person gives it what they sent."""
     if snapshot is None or owner == principal.owner:
-        return Shared({})
+        return {}
     held = await plane.database.read(
         lambda connection: snapshot_rows.get(connection, principal.owner, snapshot)
     )
     if held is None:
         raise _no_snapshot(snapshot)
     manifest = await plane.on_files(plane.manifest, snapshot)
-    return Shared(manifest.blobs())
+    return manifest.blobs()
 
 
-def add(
+def _sent(
     connection: Connection,
     plane: Plane,
     principal: Principal,
-    dataset: Dataset,
-    shared: Shared,
+    owner: str,
     snapshot_id: str,
-    source: str,
-) -> tuple[Version, bool]:
-    """Stores a version, in the caller's transaction; whether it is a new one."""
+    blobs: dict[str, int],
+) -> Snapshot:
+    """What this person has sent, as the owner's."""
     snapshot = snapshot_rows.get(connection, principal.owner, snapshot_id)
     if snapshot is None:
         raise _no_snapshot(snapshot_id)
-    latest = rows.version(connection, dataset.id, None)
-    if latest is not None and latest.snapshot == snapshot_id:
-        return latest, False
-    if dataset.owner != principal.owner:
-        plane.garbage.needed(shared.blobs)
-        snapshot_rows.hold(connection, dataset.owner, shared.blobs.items())
-        snapshot_rows.create(connection, dataset.owner, snapshot)
-    return rows.add_version(connection, dataset.id, snapshot, source, principal.user_id), True
+    if owner != principal.owner:
+        plane.garbage.needed(blobs)
+        snapshot_rows.hold(connection, owner, blobs.items())
+        snapshot_rows.create(connection, owner, snapshot)
+    return snapshot
 
 
 async def update(plane: Plane, principal: Principal, dataset_id: str, changes: UpdateDataset) -> Dataset:
@@ -174,7 +175,7 @@ async def update(plane: Plane, principal: Principal, dataset_id: str, changes: U
         _check_ours(dataset)
         if changes.description is not None:
             rows.describe(connection, dataset_id, changes.description)
-        return _found(connection, principal.all, dataset_id)
+        return found(connection, principal.all, dataset_id)
 
     return await plane.database.write(work)
 
@@ -195,7 +196,7 @@ async def delete(plane: Plane, principal: Principal, dataset_id: str, number: in
             rows.erase(connection, dataset_id)
         else:
             rows.delete_version(connection, dataset_id, number)
-            dataset = _found(connection, principal.all, dataset_id)
+            dataset = found(connection, principal.all, dataset_id)
         live = garbage.live_snapshots(connection)
         return dataset, numbers, snapshots - live, live
 
@@ -270,9 +271,9 @@ async def files(
 
     def read() -> DatasetFiles:
         manifest: Manifest = plane.manifest(version.snapshot)
-        found = manifest.files
-        more = str(start + limit) if start + limit < len(found) else None
-        return DatasetFiles(version=version.number, items=found[start : start + limit], next=more)
+        every = manifest.files
+        more = str(start + limit) if start + limit < len(every) else None
+        return DatasetFiles(version=version.number, items=every[start : start + limit], next=more)
 
     return await plane.on_files(read)
 
@@ -293,14 +294,14 @@ def _get(connection: Connection, plane: Plane, principal: Principal, dataset_id:
     name = dataset_id.removeprefix(_PUBLIC_ID)
     if name != dataset_id and name in plane.settings.public_datasets:
         return _public(name)
-    return _found(connection, principal.all, dataset_id)
+    return found(connection, principal.all, dataset_id)
 
 
-def _found(connection: Connection, owners: tuple[str, ...] | list[str], dataset_id: str) -> Dataset:
-    found = rows.get(connection, owners, dataset_id)
-    if found is None:
+def found(connection: Connection, owners: tuple[str, ...] | list[str], dataset_id: str) -> Dataset:
+    dataset = rows.get(connection, owners, dataset_id)
+    if dataset is None:
         raise NotFound(f"There is no dataset {dataset_id!r}.", next=_LIST, code="no-such-dataset")
-    return found
+    return dataset
 
 
 def _public(name: str) -> Dataset:
@@ -332,9 +333,9 @@ def _check_unused(connection: Connection, principal: Principal, dataset: Dataset
 
 
 def _version(connection: Connection, dataset: Dataset, number: int | None) -> Version:
-    found = rows.version(connection, dataset.id, number)
-    if found is not None:
-        return found
+    version = rows.version(connection, dataset.id, number)
+    if version is not None:
+        return version
     if number is None:
         raise Conflict(
             f"The dataset {dataset.name!r} has no version yet.",

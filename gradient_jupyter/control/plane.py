@@ -18,6 +18,7 @@ import msgspec
 from gradient_jupyter.control import machines
 from gradient_jupyter.control.changes import Changes
 from gradient_jupyter.control.collect import Collector
+from gradient_jupyter.control.downloads import Downloads
 from gradient_jupyter.control.followed import Followed
 from gradient_jupyter.control.garbage import Garbage
 from gradient_jupyter.control.keeper import Keeper
@@ -133,6 +134,7 @@ class Plane:
             at_once=settings.outbound_at_once,
             reserve_bytes=settings.reserve_bytes,
         )
+        self.downloads = Downloads(self)
         self.engine = make_engine(self)
         self.reports = Reports(self.database)
         self.collector = Collector(self)

@@ -154,7 +154,7 @@ class Trees:
     async def relieve(self) -> None:
         """The disk is nearly full: whatever no job uses goes, the oldest first, until it is not."""
         for tree in await self._on_thread(self._by_age):
-            if shutil.disk_usage(self._root).free >= self._reserve:
+            if self._free() >= 0:
                 return
             await self._evict(tree)
 
@@ -259,7 +259,7 @@ class Trees:
     def _by_age(self) -> list[Tree]:
         """Longest unused first. What is measured once stays measured: trees do not change."""
         found = []
-        for name in os.listdir(self._root):  # noqa: PTH208
+        for name in os.listdir(self._root) if self._root.is_dir() else ():  # noqa: PTH208
             if _DIGEST.fullmatch(name):
                 path = self._root / name
                 try:

@@ -131,10 +131,11 @@ WAIT = 'echo ready; while [ ! -e "$GRADIENT_STORAGE_DIR/go" ]; do sleep 0.02; do
 
 def test_bubblewraps_paths_are_the_ones_every_engine_has(bubblewrap: Bench) -> None:
     script = """
-        pwd; cat /paperspace/here /home/paperspace/here; echo $HOME $GRADIENT_ARTIFACTS_DIR echo 1 >
-        /artifacts/a && echo 2 > /storage/s && echo 3 > /tmp/t && echo 4 > ~/h && echo 5 > /dev/shm/m (echo >
-        /datasets/d/x || echo > /datasets/x || echo > /data/x) 2>/dev/null || echo datasets are read-only
-        (echo 6 > /etc/x) 2>/dev/null || echo the host is read-only ls /home/paperspace
+        pwd; cat /paperspace/here /home/paperspace/here; echo $HOME $GRADIENT_ARTIFACTS_DIR
+        echo 1 > /artifacts/a && echo 2 > /storage/s && echo 3 > /tmp/t && echo 4 > ~/h && echo 5 > /dev/shm/m
+        for p in datasets/d datasets data; do (echo 6 > /$p/x) 2>/dev/null || echo $p is read-only; done
+        (echo 6 > /etc/x) 2>/dev/null || echo the host is read-only
+        ls /home/paperspace
     """
 
     async def scenario(engine: LocalEngine) -> None:
@@ -145,7 +146,9 @@ def test_bubblewraps_paths_are_the_ones_every_engine_has(bubblewrap: Bench) -> N
             "here",
             "here",
             "/home/gradient /artifacts",
-            "datasets are read-only",
+            "datasets/d is read-only",
+            "datasets is read-only",
+            "data is read-only",
             "the host is read-only",
             "here",
         ]
