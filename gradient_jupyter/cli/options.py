@@ -85,6 +85,7 @@ class Submission(NamedTuple):
     env: dict[str, str]
     max_size: str | None
     running: Running
+    datasets: tuple[str, ...] = ()
 
 
 def running_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -124,6 +125,17 @@ def running_options(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(*args, running=running, **more)
 
     return with_running  # fmt: skip
+
+
+def dataset_option(command: F) -> F:
+    """``--dataset``. Passed on as ``datasets``."""
+    return click.option(
+        "--dataset",
+        "datasets",
+        metavar="NAME[:VERSION]",
+        multiple=True,
+        help="Data to read at /datasets/NAME; repeatable.  Without VERSION: the newest.",
+    )(command)
 
 
 def env_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -187,6 +199,7 @@ def submission_options(command: Callable[..., Any]) -> Callable[..., Any]:
         metavar="SIZE",
         help="The most to send, such as 2GiB, or none.  [$GRADIENT_WORKSPACE_LIMIT, else 512MiB]",
     )
+    @dataset_option
     @env_options
     @running_options
     @functools.wraps(command)
@@ -200,6 +213,7 @@ def submission_options(command: Callable[..., Any]) -> Callable[..., Any]:
         max_size: str | None,
         env: dict[str, str],
         running: Running,
+        datasets: tuple[str, ...],
         **more: Any,
     ) -> Any:
         if project is not None and project_id is not None:
@@ -216,6 +230,7 @@ def submission_options(command: Callable[..., Any]) -> Callable[..., Any]:
             machine_type=machine_type,
             env=env,
             running=running,
+            datasets=datasets,
         )
         return command(*args, submission=submission, **more)
 

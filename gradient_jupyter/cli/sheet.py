@@ -45,6 +45,7 @@ def job_sheet(job: Job, attempts: Sequence[Attempt] = ()) -> None:
             ("Project", f"{clean(job.project)}  {job.project_id}"),
             ("Machine", clean(job.machine_type) + (f", engine {clean(job.engine)}" if job.engine else "")),
             ("Environment", clean(" ".join(f"{name}={value}" for name, value in job.env.items()))),
+            ("Datasets", _datasets(job)),
             ("Limits", _limits(job)),
             ("Tags", clean(", ".join(job.tags))),
             ("Files from", clean(job.source)),
@@ -63,6 +64,10 @@ def _progress(job: Job) -> str:
         return ""
     share = "" if job.progress.fraction is None else f"{job.progress.fraction:.0%}"
     return "  ".join(part for part in (share, clean(job.progress.message)) if part)
+
+
+def _datasets(job: Job) -> str:
+    return clean(", ".join(f"{one.name}:{one.version}" if one.version else one.name for one in job.datasets))
 
 
 def _limits(job: Job) -> str:

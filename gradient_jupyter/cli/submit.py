@@ -87,6 +87,7 @@ def _create(client: Client, command: tuple[str, ...], submission: Submission, *,
             max_duration=submission.running.max_duration_s,
             priority=submission.running.priority or 0,
             tags=submission.running.tags or (),
+            datasets=submission.datasets,
             max_size=submission.max_size,
             on_progress=show,
         )

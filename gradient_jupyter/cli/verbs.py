@@ -17,6 +17,7 @@ VERBS: dict[str, Verb] = {
     "run": Verb("run", "run", "Send this directory away as a job, follow it, end with its exit code"),
     "jobs": Verb("jobs", "jobs", "create, list, show, logs, waitfor, rerun, stop, delete, tags, artifacts"),
     "projects": Verb("projects", "projects", "list, create, show, delete"),
+    "datasets": Verb("datasets", "datasets", "create, update, list, show, files, delete"),
     "machineTypes": Verb(
         "machine_types", "machine_types", "What a job can run on, and what is free", ("machine-types",)
     ),

@@ -25,6 +25,7 @@ _SAID = {
     "priority": "the priority",
     "max_duration_s": "the longest run",
     "unset": "a variable's name",
+    "datasets": "a dataset",
 }
 
 
@@ -65,6 +66,7 @@ _NEXT = {
     "retries": "It is a number from 0 to 100.",
     "priority": "It is a number from -100 to 100.",
     "max_duration_s": "It is a number of seconds above 0, at most a year.",
+    "datasets": "It is named like mnist, or mnist:3 for one version; there are at most 50 of them.",
     "command": "It has no null byte and at most 128 KiB; there are at most 4096 of them.",
 }
 

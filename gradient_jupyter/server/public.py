@@ -18,8 +18,8 @@ def public_datasets(given: Mapping[Any, Any], data_root: Path) -> dict[str, Path
     for name, place in given.items():
         if not isinstance(name, str) or not re.fullmatch(NAME_PATTERN, name):
             raise ValueError(
-                f"{name!r} is no name of a dataset: up to 100 letters, digits, '.', '_' and '-', the first of "
-                "them a letter or digit."
+                f"{name!r} is no name of a dataset: up to 100 letters, digits, '.', '_' and '-', the first "
+                "of them a letter or digit."
             )
         if not isinstance(place, str) or not place.startswith("/"):
             raise ValueError(f"{name}: {place!r} is not an absolute path.")
