@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gradient_jupyter.client import Client, Dataset, Progress
+    from gradient_jupyter.resources.dataset import Dataset as Record
     from gradient_jupyter.resources.dataset import Named, Version
 
 _SHOWN = 20
@@ -146,7 +147,7 @@ def _tell(made: Dataset, source: str | None, began: float) -> None:
 def list_datasets(*, as_json: bool) -> int:
     """Your datasets, and the public ones."""
     from gradient_jupyter.cli.terminal import Column, print_json, table
-    from gradient_jupyter.cli.text import clean, moment, size
+    from gradient_jupyter.cli.text import clean, size
     from gradient_jupyter.client import Client
     from gradient_jupyter.resources.base import now_us
 
@@ -169,13 +170,20 @@ def list_datasets(*, as_json: bool) -> int:
                     "public" if one.public else str(one.latest.number) if one.latest else "none",
                     f"{one.latest.files:,}" if one.latest else "",
                     size(one.latest.bytes) if one.latest else "",
-                    (moment(one.latest.created_us if one.latest else one.created_us, now), "dim"),
+                    (_when(one, now), "dim"),
                     clean(one.description),
                 )
                 for one in found
             ),
         )  # fmt: skip
     return 0
+
+
+def _when(one: Record, now_us: int) -> str:
+    from gradient_jupyter.cli.text import moment
+
+    when_us = one.latest.created_us if one.latest else one.created_us
+    return moment(when_us, now_us) if when_us else ""
 
 
 @datasets.command()
@@ -283,9 +291,8 @@ def delete(dataset: str, *, as_json: bool) -> int:
         print_json(gone)
         return 0
     what = clean(found.name) if gone.gone else f"{clean(found.name)}:{named.version}"
-    freed = (
-        f"{size(gone.bytes)} will be freed" if gone.bytes else "nothing is freed: others hold the same files"
-    )
+    held = "nothing is freed while jobs, or other datasets, hold the same files"
+    freed = f"{size(gone.bytes)} will be freed" if gone.bytes else held
     note(f"  {what}  is gone; {freed}")
     return 0
 

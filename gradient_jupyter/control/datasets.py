@@ -7,11 +7,12 @@ are a line of the configuration and have no rows.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 from sqlalchemy import Connection
 
 from gradient_jupyter.control.access import Principal
-from gradient_jupyter.control.plane import Plane
 from gradient_jupyter.resources.dataset import (
     PUBLIC,
     AddedVersion,
@@ -34,6 +35,9 @@ from gradient_jupyter.store import garbage
 from gradient_jupyter.store import snapshots as snapshot_rows
 from gradient_jupyter.store.jobs import LIVE
 from gradient_jupyter.workspace.space import space_of
+
+if TYPE_CHECKING:
+    from gradient_jupyter.control.plane import Plane
 
 _PUBLIC_ID = "public-"
 _TOLD = 10

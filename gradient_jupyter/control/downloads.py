@@ -297,6 +297,8 @@ class _Inflating(_Identity):
                 made = self._inflate.decompress(data, _PIECE)
             except zlib.error:
                 raise self._bad() from None
+            if self._inflate.unused_data:
+                raise self._bad()
             data = self._inflate.unconsumed_tail
             yield made
 

@@ -19,6 +19,7 @@ import re
 import secrets
 import shutil
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -227,7 +228,8 @@ class Trees:
 
         def look() -> bool:
             try:
-                os.utime(self.path(snapshot), follow_symlinks=False)
+                now = time.time_ns()  # finer than what the system takes for now
+                os.utime(self.path(snapshot), ns=(now, now), follow_symlinks=False)
             except FileNotFoundError:
                 return False
             return True

@@ -148,7 +148,7 @@ class _Reader:
                 f"holds '{shown_path(path)}', which would run with another user's rights (set-user-id)"
             )
         if header.kind == b"1":
-            before = self._files.get(self._path(header.target, "the hard link's target"))
+            before = self._files.get(self._path(header.target, f"the hard link '{shown_path(path)}' to"))
             if before is None:
                 self._refuse(f"holds '{shown_path(path)}', a hard link to no file that comes before it")
             self._count(before.size)

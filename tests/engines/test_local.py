@@ -162,6 +162,33 @@ def test_bubblewraps_paths_are_the_ones_every_engine_has(bubblewrap: Bench) -> N
     bubblewrap.run(scenario)
 
 
+def test_bubblewrap_shows_a_dataset_at_both_places_and_lets_nobody_change_it(bubblewrap: Bench) -> None:
+    """Not even root, whose rights a read-only tree alone would not take away; nor by another way into it."""
+    tries = (
+        "echo 1 > x", "echo 1 > new", "rm x", "mv x y", "chmod 777 x", "ln x ../y", "mkdir n", "touch x",
+        "rm -r /datasets/d", "rm /data/d", "mkdir /datasets/e", "ln -s /tmp /data/e", "mount -o remount,rw .",
+    )  # fmt: skip
+    each = "".join(f"({one}) 2>/dev/null && echo '{one} went through';" for one in tries)
+    script = f"cat /datasets/d/x /data/d/x; cd /datasets/d; {each} echo done"
+
+    async def scenario(engine: LocalEngine) -> None:
+        (bubblewrap.root / "datasets" / "x").write_text("data\n")
+        said = await output(engine, bubblewrap.task("sh", "-c", script))
+        assert said == "data\ndata\ndone\n"
+        assert [path.name for path in (bubblewrap.root / "datasets").iterdir()] == ["x"]
+
+    bubblewrap.run(scenario)
+
+
+def test_bubblewrap_goes_on_without_a_public_dataset_that_is_gone(bubblewrap: Bench) -> None:
+    async def scenario(engine: LocalEngine) -> None:
+        task = bubblewrap.task("sh", "-c", "ls /datasets", public={"gone": bubblewrap.root / "absent"})
+        assert "d\n" in await output(engine, task)
+        assert (await seen(engine, task)).exit_code == 0
+
+    bubblewrap.run(scenario)
+
+
 def test_bubblewrap_leaves_no_privileges_and_its_own_processes_only(bubblewrap: Bench) -> None:
     async def scenario(engine: LocalEngine) -> None:
         script = 'grep -h Cap /proc/self/status; ls /proc | grep -c "^[0-9]"; ls /proc/self/fd | wc -l'
