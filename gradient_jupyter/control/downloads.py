@@ -316,7 +316,7 @@ class _Inflating(_Identity):
 
 def _decoder(here: Address, name: str, answer: aiohttp.ClientResponse) -> _Identity:
     encoding = answer.headers.get("Content-Encoding", "identity").strip().lower()
-    if encoding in ("gzip", "x-gzip") and name.lower().endswith(("gz", "gzip")):
+    if encoding in ("gzip", "x-gzip") and name.lower().endswith((".gz", ".tgz", ".gzip")):
         return _Identity()  # many servers say of a file that is compressed that their answer were
     if encoding in ("", "identity"):
         return _Identity()

@@ -123,7 +123,8 @@ def test_a_jobs_own_token_opens_no_dataset(solo: SoloServer, client: Client, tmp
     script = f"""
 import os, urllib.error, urllib.request
 base = os.environ["GRADIENT_JOB_URL"].rpartition("/jobs/")[0]
-headers = {{"Authorization": "Bearer " + os.environ["GRADIENT_JOB_TOKEN"], "Content-Type": "application/json"}}
+token = "Bearer " + os.environ["GRADIENT_JOB_TOKEN"]
+headers = {{"Authorization": token, "Content-Type": "application/json"}}
 for method, path in (("GET", ""), ("DELETE", "/{dataset.id}"), ("POST", ""), ("POST", "/fetch")):
     body = b"{{}}" if method == "POST" else None
     request = urllib.request.Request(base + "/datasets" + path, body, headers, method=method)
