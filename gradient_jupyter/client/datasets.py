@@ -24,6 +24,7 @@ from gradient_jupyter.resources.decoding import convert
 from gradient_jupyter.resources.errors import GradientError, InvalidRequest, NotFound, WorkspaceError
 from gradient_jupyter.resources.snapshot import File
 from gradient_jupyter.workspace.address import Address, is_address, parse
+from gradient_jupyter.workspace.archive import ZIP, is_archive
 from gradient_jupyter.workspace.contents import Contents
 from gradient_jupyter.workspace.ignore import Ignore
 from gradient_jupyter.workspace.scan import scan
@@ -322,9 +323,12 @@ def _read(path: Path, on_progress: OnProgress | None) -> Contents:
 
 
 def _warnings(contents: Contents) -> tuple[str, ...]:
+    name = contents.root.name
+    packed = contents.root.is_file() and is_archive(name) and not name.lower().endswith(ZIP)
+    kept = f"'{shown(name)}' is kept packed. To have what is in it, unpack it and send the directory."
     left = [example for row in contents.left_out for example in row.examples]
     said = (f"Left out, because version control keeps it: {listed(sorted(left))}.",) if left else ()
-    return (*said, *contents.warnings)
+    return (*said, *((kept,) if packed else ()), *contents.warnings)
 
 
 _SAID = {

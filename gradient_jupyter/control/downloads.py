@@ -16,6 +16,7 @@ import socket
 import ssl
 import zlib
 from collections.abc import AsyncIterator, Iterator
+from importlib import import_module
 from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
@@ -35,8 +36,9 @@ from gradient_jupyter.store import datasets as rows
 from gradient_jupyter.store import snapshots as snapshot_rows
 from gradient_jupyter.workspace import durable
 from gradient_jupyter.workspace.address import Address, file_name, parse
+from gradient_jupyter.workspace.archive import is_archive
 from gradient_jupyter.workspace.blobs import BlobStore
-from gradient_jupyter.workspace.expand import expand, is_archive
+from gradient_jupyter.workspace.expand import expand
 from gradient_jupyter.workspace.tarred import Unpacked
 from gradient_jupyter.workspace.wording import size_text
 
@@ -148,6 +150,7 @@ class Downloads:
 
     async def _get(self, address: Address, stay: Stay, request: FetchDataset, under_way: _Fetch) -> Path:
         """The file that ``address`` leads to, under a name that says what it is."""
+        await asyncio.to_thread(import_module, "aiohttp")  # the first time it takes a while
         import aiohttp
 
         here = address

@@ -125,6 +125,8 @@ class Trees:
             if making is None or making.stopped:
                 if await self._is_there(one.snapshot):
                     continue
+                making = self._making.get(one.snapshot)  # somebody else may have begun meanwhile
+            if making is None or making.stopped:
                 making = self._begin(one.snapshot)
             making.wanted.add(job.id)
             waits = waits or _waits(f"{one.name}:{one.version}", making)

@@ -10,17 +10,13 @@ from typing import BinaryIO, cast
 
 from gradient_jupyter.resources.errors import WorkspaceError
 from gradient_jupyter.resources.snapshot import File, Manifest
+from gradient_jupyter.workspace.archive import ZIP, tar_ending
 from gradient_jupyter.workspace.blobs import BlobStore
 from gradient_jupyter.workspace.taking import put
-from gradient_jupyter.workspace.tarred import ENDINGS, Unpacked, ending_of, refused, too_large, untar
+from gradient_jupyter.workspace.tarred import Unpacked, refused, too_large, untar
 from gradient_jupyter.workspace.zipped import zipped
 
-ZIP = ".zip"
 _COUNTED = 1 << 20
-
-
-def is_archive(name: str) -> bool:
-    return name.lower().endswith((ZIP, *ENDINGS))
 
 
 def expand(
@@ -36,7 +32,7 @@ def expand(
         return _unzip(path, blobs, limit_bytes, went)
     with path.open("rb", buffering=0) as file:
         stream = cast("BinaryIO", file)
-        if extract and ending_of(path.name):
+        if extract and tar_ending(path.name):
             return untar(stream, path.name, size, blobs, limit_bytes=limit_bytes, went=went)
         if size > limit_bytes:
             raise too_large(path.name, limit_bytes)

@@ -18,16 +18,12 @@ from typing import BinaryIO, NamedTuple, NoReturn, Protocol
 
 from gradient_jupyter.resources.errors import InvalidRequest, TooLarge
 from gradient_jupyter.resources.snapshot import Directory, Entry, File, Link, Manifest
+from gradient_jupyter.workspace.archive import TARS, tar_ending
 from gradient_jupyter.workspace.blobs import Batch, BlobStore
 from gradient_jupyter.workspace.taking import Content, put
 from gradient_jupyter.workspace.tree import MAX_ENTRIES, check_manifest, entry_problem, shown_path
 from gradient_jupyter.workspace.wording import shown, size_text
 
-#: What the end of a name says of the compression.
-ENDINGS = {
-    ".tar": "", ".tar.gz": "gz", ".tgz": "gz", ".tar.gz2": "bz2", ".tar.bz2": "bz2", ".tbz": "bz2",
-    ".tbz2": "bz2", ".tgz2": "bz2", ".tar.xz": "xz", ".txz": "xz",
-}  # fmt: skip
 _BLOCK = 512
 _PIECE = 1 << 18
 #: Of one header's long name or pax records.
@@ -72,8 +68,8 @@ def untar(
     ``went`` is told of the bytes read of it; what it raises ends the work. ``InvalidRequest`` (code
     ``archive-refused``) names what is wrong, ``TooLarge`` says that there is more than ``limit_bytes``.
     """
-    ending = ending_of(name)
-    stream = _Stream(file, name, size, ENDINGS[ending] if ending else "", limit_bytes, went)
+    ending = tar_ending(name)
+    stream = _Stream(file, name, size, TARS[ending] if ending else "", limit_bytes, went)
     with blobs.batch() as batch:
         entries = _Reader(stream, batch, name, limit_bytes).run()
         manifest = Manifest(entries=tuple(sorted(entries, key=lambda entry: entry.path)))
@@ -82,12 +78,6 @@ def untar(
         except InvalidRequest as error:
             raise refused(name, f"cannot be unpacked. {error.message.rstrip('.')}") from error
         return Unpacked(manifest, tuple((blob.digest, blob.size) for blob in batch.commit()))
-
-
-def ending_of(name: str) -> str:
-    """The longest ending of a tar archive that the name has; empty when it is none."""
-    lower = name.lower()
-    return max((ending for ending in ENDINGS if lower.endswith(ending)), key=len, default="")
 
 
 def refused(name: str, problem: str) -> InvalidRequest:

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -42,6 +43,8 @@ _PROBE_S = 20
 _OWN = frozenset({"proc", "dev", "tmp", "home", "storage", "artifacts", "datasets", "data", "paperspace"})
 #: Where the world hides what the host has there.
 _HIDDEN = ("/tmp", "/dev/shm", WORKSPACE, HOME, "/storage", "/artifacts", "/datasets", "/paperspace")  # noqa: S108
+#: Of a host's own ``/data``.
+_MOST_BESIDE = 200
 _SAFE_PATH = command.DEFAULT_PATH.split(":")
 
 
@@ -232,12 +235,22 @@ def _mount_datasets(
     datasets: Mapping[str, Path],
     public: Mapping[str, Path],
 ) -> None:
-    """Each at ``/datasets/NAME`` and ``/data/NAME``. Many hosts have a ``/data`` of their own: what it holds
-    stays visible beside them. The directories themselves take no writes either."""
-    argv += ["--tmpfs", "/datasets", "--tmpfs", "/data"]
-    mounts += [("/datasets", ""), ("/data", "")]
+    """Each at ``/datasets/NAME`` and ``/data/NAME``. The directories themselves take no writes either.
+
+    Many hosts have a ``/data`` of their own. Where there are no datasets it is there as it is; else what it
+    holds is shown beside them, if that is not too much for a command line.
+    """
     given = {**public, **datasets}
-    for name, link in _entries("/data", set(given)):
+    argv += ["--tmpfs", "/datasets"]
+    mounts.append(("/datasets", ""))
+    if not given and Path("/data").is_dir():
+        argv += ["--ro-bind", "/data", "/data"]
+        mounts.append(("/data", "/data"))
+        return
+    argv += ["--tmpfs", "/data"]
+    mounts.append(("/data", ""))
+    beside = list(islice(_entries("/data", set(given)), _MOST_BESIDE + 1))
+    for name, link in beside if len(beside) <= _MOST_BESIDE else ():
         path = "/data/" + name
         argv += ["--symlink", link, path] if link else ["--ro-bind-try", path, path]
         mounts.append((path, path))
