@@ -10,6 +10,7 @@ from tornado import web
 from gradient_jupyter.api import (
     admin,
     artifacts,
+    datasets,
     events,
     jobs,
     logs,
@@ -40,6 +41,7 @@ def all_routes() -> list[Route]:
 
     for noun in (
         projects, members, jobs, logs, artifacts, metrics, snapshots, machine_types, events, admin, secrets,
+        datasets,
     ):  # fmt: skip
         found += noun.routes()
     found += server.routes(document)

@@ -18,7 +18,7 @@ _WORDS = {
     "workspaces": "copies that runs work in",
     "files": "what was sent, each content once",
     "storage": "/storage, kept for ever",
-    "datasets": "/datasets",
+    "trees": "datasets, unpacked for jobs",
     "database": "with its log and backups",
     "engines": "what runs write for the server",
     "trash": "being removed",
@@ -27,7 +27,8 @@ _WORDS = {
 }
 _FREED = {
     "jobs": "Jobs older than they are kept",
-    "snapshots": "Snapshots that no job names",
+    "snapshots": "Snapshots that no job and no dataset names",
+    "trees": "Unpacked datasets that no job uses",
     "files": "Files that no snapshot names",
     "uploads": "Uploads that never ended",
     "leftovers": "Leftovers of what is not known any more",

@@ -6,6 +6,7 @@ import click
 
 from gradient_jupyter.cli.options import (
     Running,
+    dataset_option,
     env_options,
     job_argument,
     json_option,
@@ -20,6 +21,8 @@ from gradient_jupyter.cli.options import (
 @click.option("--name", metavar="NAME", help="What to call the new job.")
 @env_options
 @click.option("--unset", metavar="NAME", multiple=True, help="Take a variable away; repeatable.")
+@dataset_option
+@click.option("--no-datasets", "no_datasets", is_flag=True, help="Without the data that the job had.")
 @running_options
 @click.option("--follow", "-f", is_flag=True, help="Stay with it and end with its exit code, as run does.")
 @json_option
@@ -35,6 +38,8 @@ def rerun(
     name: str | None,
     env: dict[str, str],
     unset: tuple[str, ...],
+    datasets: tuple[str, ...],
+    no_datasets: bool,
     running: Running,
     follow: bool,
     as_json: bool,
@@ -50,6 +55,8 @@ def rerun(
     """
     if project is not None and project_id is not None:
         raise click.UsageError("--project and --projectId name the same thing: give one of them.")
+    if datasets and no_datasets:
+        raise click.UsageError("--dataset and --no-datasets do not go together.")
     if words[:1] == ("--",):  # after the job's id, click leaves it where it is
         words = words[1:]
     from gradient_jupyter.cli.submit import accepted
@@ -69,5 +76,6 @@ def rerun(
             priority=running.priority,
             tags=running.tags,
             ports=running.ports,
+            datasets=datasets if datasets or no_datasets else None,
         )
         return accepted(job, follow=follow, as_json=as_json)

@@ -136,6 +136,7 @@ class Submission(NamedTuple):
     running: Running
     workspace_username: str | None = None
     workspace_password: str | None = None
+    datasets: tuple[str, ...] = ()
 
 
 def running_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -186,6 +187,17 @@ def running_options(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(*args, running=running, **more)
 
     return with_running  # fmt: skip
+
+
+def dataset_option(command: F) -> F:
+    """``--dataset``. Passed on as ``datasets``."""
+    return click.option(
+        "--dataset",
+        "datasets",
+        metavar="NAME[:VERSION]",
+        multiple=True,
+        help="Data to read at /datasets/NAME; repeatable.  Without VERSION: the newest.",
+    )(command)
 
 
 def env_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -304,6 +316,7 @@ def submission_options(command: Callable[..., Any]) -> Callable[..., Any]:
         help="Whether a directory's first job writes its project to .ps_project.  [true]",
     )
     @click.option("--no-init", "no_init", is_flag=True, help="The same as --init false.")
+    @dataset_option
     @env_options
     @running_options
     @functools.wraps(command)
@@ -323,6 +336,7 @@ def submission_options(command: Callable[..., Any]) -> Callable[..., Any]:
         no_init: bool,
         env: dict[str, str],
         running: Running,
+        datasets: tuple[str, ...],
         **more: Any,
     ) -> Any:
         if project is not None and project_id is not None:
@@ -345,6 +359,7 @@ def submission_options(command: Callable[..., Any]) -> Callable[..., Any]:
             running=running,
             workspace_username=workspace_username,
             workspace_password=workspace_password,
+            datasets=datasets,
         )
         return command(*args, submission=submission, **more)
 

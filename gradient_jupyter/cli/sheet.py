@@ -46,6 +46,7 @@ def job_sheet(job: Job, attempts: Sequence[Attempt] = ()) -> None:
             ("Machine", clean(job.machine_type) + (f", engine {clean(job.engine)}" if job.engine else "")),
             ("Environment", clean(" ".join(f"{name}={value}" for name, value in job.env.items()))),
             ("Ports", _ports(job)),
+            ("Datasets", _datasets(job)),
             ("Limits", _limits(job)),
             ("Tags", clean(", ".join(job.tags))),
             ("Files from", clean(job.source)),
@@ -70,6 +71,10 @@ def _ports(job: Job) -> str:
     """Where it is reached; links only while something may answer there."""
     running = (job.state, job.phase) == (State.RUNNING, Phase.RUNNING)
     return "  ".join(f"{port} at {port.url}" if running else str(port) for port in job.ports)
+
+
+def _datasets(job: Job) -> str:
+    return clean(", ".join(f"{one.name}:{one.version}" if one.version else one.name for one in job.datasets))
 
 
 def _limits(job: Job) -> str:

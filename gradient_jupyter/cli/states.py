@@ -20,6 +20,7 @@ LOOK: dict[State, tuple[str, str]] = {
 _PHASE_WORDS = {
     Phase.QUEUED: "Queued",
     Phase.RETRYING: "Retrying",
+    Phase.PREPARING: "Preparing",
     Phase.PULLING: "Pulling",
     Phase.COLLECTING: "Collecting",
 }

@@ -19,6 +19,7 @@ VERBS: dict[str, Verb] = {
     "projects": Verb(
         "projects", "projects", "list, create, show, rename, delete, members, init, clear", ("project",)
     ),
+    "datasets": Verb("datasets", "datasets", "create, update, list, show, files, delete"),
     "secrets": Verb("secrets", "secrets", "list, set, delete passwords and tokens for jobs"),
     "machineTypes": Verb(
         "machine_types", "machine_types", "What a job can run on, and what is free", ("machine-types",)

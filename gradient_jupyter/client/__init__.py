@@ -11,16 +11,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gradient_jupyter.client.artifacts import Artifacts as Artifacts
     from gradient_jupyter.client.client import Client as Client
+    from gradient_jupyter.client.datasets import Dataset as Dataset
+    from gradient_jupyter.client.datasets import Datasets as Datasets
     from gradient_jupyter.client.jobs import Job as Job
     from gradient_jupyter.client.jobs import Jobs as Jobs
     from gradient_jupyter.client.logs import LogLine as LogLine
     from gradient_jupyter.client.upload import Progress as Progress
 
-__all__ = ["Artifacts", "Client", "Job", "Jobs", "LogLine", "Progress"]
+__all__ = ["Artifacts", "Client", "Dataset", "Datasets", "Job", "Jobs", "LogLine", "Progress"]
 
 _HOMES = {
     "Artifacts": "artifacts",
     "Client": "client",
+    "Dataset": "datasets",
+    "Datasets": "datasets",
     "Job": "jobs",
     "Jobs": "jobs",
     "LogLine": "logs",

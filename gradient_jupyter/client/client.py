@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from gradient_jupyter.client.admin import Admin
+from gradient_jupyter.client.datasets import Datasets
 from gradient_jupyter.client.jobs import Jobs
 from gradient_jupyter.client.locate import Keyed, Named, locate
 from gradient_jupyter.client.machine_types import MachineTypes
@@ -38,6 +39,7 @@ class Client:
         self._transport.address  # noqa: B018 - found now, so that what is wrong is said here
         self.jobs = Jobs(self._transport)
         self.projects = Projects(self._transport)
+        self.datasets = Datasets(self._transport)
         self.machine_types = MachineTypes(self._transport)
         self.secrets = Secrets(self._transport)
         self.admin = Admin(self._transport)

@@ -18,6 +18,7 @@ import msgspec
 
 from gradient_jupyter.client import directory, logs, projects, receipts, upload, workspaces
 from gradient_jupyter.client.artifacts import Artifacts
+from gradient_jupyter.client.datasets import Datasets
 from gradient_jupyter.client.logs import LogLine
 from gradient_jupyter.client.machine_types import MachineTypes
 from gradient_jupyter.client.metrics import Metrics
@@ -25,6 +26,7 @@ from gradient_jupyter.client.stream import OPEN, OutOfTime, follow
 from gradient_jupyter.client.submission import check_request, host_environment
 from gradient_jupyter.client.transport import Transport
 from gradient_jupyter.resources import job as wire
+from gradient_jupyter.resources.dataset import parse as parse_dataset
 from gradient_jupyter.resources.decoding import decode
 from gradient_jupyter.resources.errors import InvalidRequest, NotFound
 from gradient_jupyter.resources.event import Action, Event
@@ -62,6 +64,7 @@ class Jobs:
         priority: int = 0,
         tags: Sequence[str] = (),
         ports: str | Sequence[str] = (),
+        datasets: Sequence[str] = (),
         max_size: int | str | None = None,
         ignore: Sequence[str] = (),
         on_progress: Callable[[upload.Progress], None] | None = None,
@@ -81,7 +84,9 @@ class Jobs:
 
         ``retries``: how often it is started again when it fails or is lost. ``max_duration`` (seconds): how
         long an attempt may run. ``priority`` orders your own jobs that wait; higher goes first. ``ports``
-        (``"EXT:INT[:scheme]"``): what the job listens on at INT is reached at EXT while it runs.
+        (``"EXT:INT[:scheme]"``): what the job listens on at INT is reached at EXT while it runs. ``datasets``
+        (``"mnist"``, ``"mnist:3"``) are at ``/datasets/NAME`` and ``/data/NAME``, read-only; without a number
+        it is the newest version now.
         """
         words = _words(command)
         _one_project(project, project_id)
@@ -104,6 +109,7 @@ class Jobs:
             priority=priority,
             tags=tuple(tags),
             ports=_ports(ports) or (),
+            datasets=tuple(datasets),
         )
         check_request(request)
         with _directory_project(theirs):
@@ -267,6 +273,9 @@ class Jobs:
         """What would be refused in the end is refused now, before a large directory has been sent."""
         if request.project_id is not None:
             projects.Projects(self._transport).get(request.project_id)
+        for text in request.datasets:
+            if (named := parse_dataset(text)) is not None:
+                Datasets(self._transport).get(named.name)
         if request.machine_type is not None:
             known = MachineTypes(self._transport).list()
             if all(one.name != request.machine_type for one in known):
@@ -378,11 +387,13 @@ class Job:
         priority: int | None = None,
         tags: Sequence[str] | None = None,
         ports: str | Sequence[str] | None = None,
+        datasets: Sequence[str] | None = None,
     ) -> Job:
         """The same files once more, as a new job; what is not given is as it was.
 
         ``env`` is laid over the old variables, those in ``unset`` are taken away. On engines that run where
-        you are, the new job has the Python of this process.
+        you are, the new job has the Python of this process. It has the same versions of its datasets, unless
+        ``datasets`` names others (``()``: none).
         """
         request = wire.RerunJob(
             command=None if command is None else _words(command),
@@ -398,6 +409,7 @@ class Job:
             priority=priority,
             tags=None if tags is None else tuple(tags),
             ports=_ports(ports),
+            datasets=None if datasets is None else tuple(datasets),
         )
         check_request(request)
         record = self._transport.request(

@@ -26,6 +26,7 @@ _SAID = {
     "max_duration_s": "the longest run",
     "unset": "a variable's name",
     "ports": "the ports",
+    "datasets": "a dataset",
 }
 
 
@@ -67,6 +68,7 @@ _NEXT = {
     "priority": "It is a number from -100 to 100.",
     "max_duration_s": "It is a number of seconds above 0, at most a year.",
     "ports": "There are at most 20, written EXT:INT or EXT:INT:scheme; EXT is from 1024 to 65535.",
+    "datasets": "It is named like mnist, or mnist:3 for one version; there are at most 50 of them.",
     "command": "It has no null byte and at most 128 KiB; there are at most 4096 of them.",
 }
 

@@ -35,11 +35,11 @@ class Progress(msgspec.Struct, frozen=True):
     """How far a workspace is on its way. ``bytes`` of ``total``; ``files`` are those the server did not have.
     What counts as sent is stored: it survives whatever happens next.
 
-    A repository is ``fetching`` and then ``fetched``; ``source`` is its address, in the end with the commit,
-    and ``warnings`` say what did not come along.
+    A repository or a URL is ``fetching``, an archive ``unpacking``, and then ``fetched``; ``source`` is its
+    address, in the end with the commit, and ``warnings`` say what did not come along.
     """
 
-    stage: Literal["reading", "sending", "sent", "fetching", "fetched"]
+    stage: Literal["reading", "sending", "sent", "fetching", "unpacking", "fetched"]
     bytes: int
     total: int
     files: int = 0

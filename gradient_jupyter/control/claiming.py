@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_STARTING = Reason(
+STARTING = Reason(
     code="starting", message="The workspace is being unpacked and the command started.", next=""
 )
 
@@ -82,7 +82,7 @@ class Claiming:
             return False
         rows.change(
             connection, job, state=State.PROVISIONING, phase=Phase.STARTING, attempt=claim.attempt,
-            engine=engine, reason=_STARTING,
+            engine=engine, reason=STARTING,
         )  # fmt: skip
         attempt_rows.begin(
             connection, job.id, claim.attempt, tasks.key(self._plane.install, job.id, claim.attempt), engine

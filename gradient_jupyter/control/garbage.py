@@ -1,9 +1,9 @@
 """Clearing away files that nothing refers to: mark and sweep, beside everything that goes on.
 
-A job refers to a snapshot, a snapshot's manifest to files, each owner's rows to what that owner has sent; a
-file on the disk stays for as long as any row names it. A sweep
+A job, or a version of a dataset, refers to a snapshot, a snapshot's manifest to files, each owner's rows to
+what that owner has sent; a file on the disk stays for as long as any row names it. A sweep
 
-1. removes the rows of snapshots that no job names,
+1. removes the rows of snapshots that nothing names,
 2. reads the manifests of the others, and removes the rows of files that none of them names,
 3. removes from the disk what no row names any more.
 

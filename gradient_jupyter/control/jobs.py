@@ -8,11 +8,12 @@ from typing import Any, TypeVar
 import msgspec
 from sqlalchemy import Connection
 
-from gradient_jupyter.control import access, machines, ports, secrets
+from gradient_jupyter.control import access, datasets, machines, ports, secrets
 from gradient_jupyter.control.access import Principal
 from gradient_jupyter.control.machines import WHOLE_HOST
 from gradient_jupyter.control.plane import Plane, job_name
 from gradient_jupyter.resources.base import new_id, now_us
+from gradient_jupyter.resources.dataset import JobDataset
 from gradient_jupyter.resources.errors import Conflict, InvalidRequest, NotFound
 from gradient_jupyter.resources.job import (
     CreateJob,
@@ -35,6 +36,8 @@ from gradient_jupyter.store import secrets as secret_rows
 from gradient_jupyter.store import snapshots as snapshot_rows
 
 T = TypeVar("T")
+#: What was asked for, and the datasets that it has.
+Asked = tuple[CreateJob, tuple[JobDataset, ...]]
 
 
 async def machine_types(plane: Plane) -> tuple[MachineType, ...]:
@@ -46,14 +49,14 @@ async def submit(plane: Plane, principal: Principal, request: CreateJob, idempot
     """Stores the job. Returns when it is durable; the same key never makes a second one."""
     machine_type = await _check_machine(plane, request.machine_type)
 
-    def check(connection: Connection) -> CreateJob:
+    def check(connection: Connection) -> Asked:
         if snapshot_rows.get(connection, principal.owner, request.snapshot) is None:
             raise NotFound(
                 f"There is no snapshot {request.snapshot!r}.",
                 next="Send the directory first (POST /snapshots).",
                 code="no-such-snapshot",
             )
-        return request
+        return request, datasets.resolve(connection, plane, principal, request.datasets)
 
     return await _create(plane, principal, check, machine_type, idempotency_key)
 
@@ -68,10 +71,12 @@ async def rerun(
     machine_type = await _check_machine(plane, changes.machine_type or source.machine_type)
     request = _repeated(source, changes)
 
-    def check(connection: Connection) -> CreateJob:
-        # Its files are kept as long as it is; whoever may run the job may have them run.
+    def check(connection: Connection) -> Asked:
+        # Its files are kept as long as it is; whoever may run the job may have them run. So is its data.
         access.job(connection, principal, job_id, Role.MEMBER)
-        return request
+        if changes.datasets is None:
+            return request, source.datasets
+        return request, datasets.resolve(connection, plane, principal, changes.datasets)
 
     return await _create(plane, principal, check, machine_type, idempotency_key, rerun_of=job_id)
 
@@ -79,7 +84,7 @@ async def rerun(
 async def _create(
     plane: Plane,
     principal: Principal,
-    check: Callable[[Connection], CreateJob],
+    check: Callable[[Connection], Asked],
     machine_type: str,
     idempotency_key: str | None,
     rerun_of: str | None = None,
@@ -89,7 +94,7 @@ async def _create(
     def work(connection: Connection) -> tuple[Job, bool]:
         if idempotency_key and (found := _made(connection, principal, idempotency_key)):
             return found, False
-        request = check(connection)
+        request, given = check(connection)
         project = _project(connection, principal, request)
         if idempotency_key and rows.is_key_taken(connection, project.owner, idempotency_key):
             raise Conflict(
@@ -108,7 +113,7 @@ async def _create(
             snapshot=request.snapshot, machine_type=machine_type, state=State.PENDING, phase=Phase.QUEUED,
             target=Target.RUN, created_us=created, env=request.env, host=request.host,
             priority=request.priority, retries=request.retries, max_duration_s=request.max_duration_s,
-            tags=tuple(dict.fromkeys(request.tags)), source=request.source,
+            tags=tuple(dict.fromkeys(request.tags)), source=request.source, datasets=given,
             rerun_of=rerun_of, ports=request.ports,
             history=(Moment(state=State.PENDING, phase=Phase.QUEUED, time_us=created),),
         )  # fmt: skip

@@ -76,6 +76,7 @@ class Keeper:
             before = shutil.disk_usage(plane.layout.root).free
             retired = await self._retention.apply(dry_run=dry_run, trust_clock=trust_clock)
             swept = await plane.garbage.sweep(dry_run=dry_run, whole=True)
+            trees = await plane.trees.tidy(dry_run=dry_run)
             found = await self._leftovers()
             left = await plane.on_files(_remove, found, dry_run)
             uploads, upload_bytes = await plane.on_files(plane.blobs.remove_leftovers, dry_run=dry_run)
@@ -87,6 +88,7 @@ class Keeper:
                 ),
                 Freed(kind="snapshots", count=swept.snapshots, bytes=0),
                 Freed(kind="files", count=swept.blobs, bytes=swept.bytes),
+                Freed(kind="trees", count=len(trees), bytes=sum(tree.bytes for tree in trees)),
                 Freed(kind="uploads", count=uploads, bytes=upload_bytes),
                 Freed(
                     kind="leftovers", count=len(left), bytes=sum(left),
@@ -135,6 +137,7 @@ class Keeper:
         swept = await plane.garbage.sweep(whole=whole, most=_MOST)
         if swept.blobs:
             log.info("cleared away %d files that no snapshot names: %s", swept.blobs, decimal(swept.bytes))
+        await plane.trees.tidy()
         if whole:
             await plane.on_files(plane.blobs.remove_leftovers)
         return swept.more

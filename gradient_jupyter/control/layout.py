@@ -32,12 +32,13 @@ class Layout:
         return self.root / "ballast"
 
     @property
-    def datasets(self) -> Path:
-        return self.root / "datasets"
+    def trees(self) -> Path:
+        """Versions of datasets as directories, by their manifests' digests."""
+        return self.root / "trees"
 
     @property
     def fetches(self) -> Path:
-        """Repositories while they are fetched."""
+        """Repositories and datasets while they are fetched."""
         return self.root / "fetches"
 
     @property

@@ -18,6 +18,7 @@ import msgspec
 from gradient_jupyter.control import machines, secrets
 from gradient_jupyter.control.changes import Changes
 from gradient_jupyter.control.collect import Collector
+from gradient_jupyter.control.downloads import Downloads
 from gradient_jupyter.control.followed import Followed
 from gradient_jupyter.control.garbage import Garbage
 from gradient_jupyter.control.keeper import Keeper
@@ -33,6 +34,7 @@ from gradient_jupyter.control.reconcile import Reconciler
 from gradient_jupyter.control.sampling import Sampler
 from gradient_jupyter.control.standing import Standing
 from gradient_jupyter.control.tokens import Tokens
+from gradient_jupyter.control.trees import Trees
 from gradient_jupyter.control.visits import Visits
 from gradient_jupyter.engines.base import Engine, Node
 from gradient_jupyter.resources.decoding import decode
@@ -94,6 +96,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     outbound_timeout_s: float = 300
     outbound_max_bytes: int = 512 * 2**20
     outbound_at_once: int = 4
+    public_datasets: Mapping[str, Path] = {}
+    """Directories that every job finds at ``/datasets/NAME``, read-only."""
+    trees_bytes: int = 50 * 2**30
+    """How much unpacked datasets may take; those that jobs use now are kept whatever they take."""
 
 
 class Plane:
@@ -141,6 +147,7 @@ class Plane:
             at_once=settings.outbound_at_once,
             reserve_bytes=settings.reserve_bytes,
         )
+        self.downloads = Downloads(self)
         self.engine = make_engine(self)
         self.reports = Reports(self.database)
         self.points = Points(settings.max_metric_points, settings.max_metrics)
@@ -148,6 +155,7 @@ class Plane:
         self.garbage = Garbage(self, settings.garbage_grace_s)
         self.keeper = Keeper(self)
         self.forwarders = Forwarders(self)
+        self.trees = Trees(self, settings.trees_bytes, settings.reserve_bytes)
         self.reconciler = Reconciler(self)
         self.sampler = Sampler(self, settings.system_metrics_s)
         self._nodes: tuple[Node, ...] = ()
@@ -161,7 +169,7 @@ class Plane:
         if self.read_only:
             return
         self.points.start()
-        self.layout.datasets.mkdir(parents=True, exist_ok=True)
+        await self.trees.start()
         await self.on_files(self.visits.clear)
         await self.engine.start()
         await self.keeper.start()
@@ -182,6 +190,7 @@ class Plane:
         await self.sampler.close()
         await self.keeper.close()
         await self.reconciler.close()
+        await self.trees.close()
         await self.collector.close()
         await self.points.close()
         await self.engine.close()

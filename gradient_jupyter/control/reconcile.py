@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection
 
 from gradient_jupyter.control import secrets, tasks
-from gradient_jupyter.control.claiming import Claiming
+from gradient_jupyter.control.claiming import STARTING, Claiming
 from gradient_jupyter.control.endings import Endings, noted
 from gradient_jupyter.control.plan import (
     Action,
@@ -35,7 +35,7 @@ from gradient_jupyter.control.plan import (
 from gradient_jupyter.control.workqueue import WorkQueue
 from gradient_jupyter.engines.base import Conflict, HintKind, Observation, Rejected, Unreachable
 from gradient_jupyter.resources.errors import GradientError, NoSpace
-from gradient_jupyter.resources.job import Job, Reason, State
+from gradient_jupyter.resources.job import Job, Phase, Reason, State, Target
 from gradient_jupyter.resources.secret import SecretValue
 from gradient_jupyter.store import attempts as attempt_rows
 from gradient_jupyter.store import events as event_rows
@@ -183,6 +183,7 @@ class Reconciler:
             case Note():
                 return await self._endings.note(job, action), seen
             case Conclude():
+                self._plane.trees.leave(job.id)
                 if action.kill and seen is not None:
                     await engine.stop(key, 0)
                 return await self._endings.conclude(job, action, notes), seen
@@ -220,9 +221,17 @@ class Reconciler:
         secret = {"GRADIENT_JOB_TOKEN": SecretValue(plane.tokens.of(job.id, job.attempt))}
         needed = await secrets.needed(plane, job)
         try:
+            if job.datasets:
+                waits = await plane.trees.ready(job)
+                if waits is not None or job.phase is Phase.PREPARING:
+                    job_now = await self._prepared(job, waits)
+                    if waits is not None or job_now is None or job_now.target is not Target.RUN:
+                        return job_now
+                    job = job_now
             wanted = secrets.opened(plane.keyring, needed)
-            task = tasks.task(plane.layout, plane.install, job, claim, home, secret, wanted)
-            plane.check_space()
+            public = plane.settings.public_datasets
+            task = tasks.task(plane.layout, plane.install, job, claim, home, public, secret, wanted)
+            await self._check_space()
             await plane.on_files(_make_directories, task.directory / "artifacts", task.storage)
             await plane.engine.ensure(task)
         except (Rejected, GradientError) as error:
@@ -247,6 +256,28 @@ class Reconciler:
             )
 
         return job
+
+    async def _prepared(self, job: Job, waits: Reason | None) -> Job | None:
+        """Says how far its data is, or that it is there. Returns the row as it is then."""
+        phase, reason = (Phase.STARTING, STARTING) if waits is None else (Phase.PREPARING, waits)
+        if (job.phase, job.reason) == (phase, reason):
+            return job
+
+        def work(connection: Connection) -> Job | None:
+            fresh = rows.find(connection, job.id)
+            if fresh is None or fresh.state is not State.PROVISIONING or fresh.attempt != job.attempt:
+                return fresh
+            return rows.change(connection, fresh, phase=phase, reason=reason)
+
+        return await self._plane.database.write(work)
+
+    async def _check_space(self) -> None:
+        """Before a start. Unpacked data that no job uses is given up for it."""
+        try:
+            self._plane.check_space()
+        except NoSpace:
+            await self._plane.trees.relieve()
+            self._plane.check_space()
 
     async def _erase_projects(self) -> None:
         def work(connection: Connection) -> None:

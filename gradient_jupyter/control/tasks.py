@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
+from pathlib import Path
 
 from gradient_jupyter.control.layout import Layout
 from gradient_jupyter.engines.base import Resources, Task
@@ -35,11 +37,12 @@ def task(
     job: Job,
     claim: Claim,
     private: dict[str, str],
+    public: Mapping[str, Path] | None = None,
     secret: dict[str, SecretValue] | None = None,
     wanted: dict[str, SecretValue] | None = None,
 ) -> Task:
-    """What the engine is asked to run. Deterministic, but for ``private`` and what is secret: the same
-    attempt always gives the same task. ``secret`` are the platform's own; ``wanted`` are what the job's
+    """What the engine is asked to run. Deterministic, but for ``private``, ``public`` and what is secret: the
+    same attempt always gives the same task. ``secret`` are the platform's own; ``wanted`` are what the job's
     variables ask for, which overrule no variable of the platform's."""
     host = socket.gethostname()
     ours = {
@@ -63,7 +66,8 @@ def task(
         snapshot=job.snapshot,
         directory=layout.attempt(job.id, job.attempt),
         storage=layout.storage(job.owner),
-        datasets=layout.datasets,
+        datasets={one.name: layout.trees / one.snapshot for one in job.datasets if one.snapshot},
+        public=dict(public or {}),
         resources=Resources(cpus=claim.cpus, memory_bytes=claim.memory_bytes, gpus=claim.gpus),
         labels={"owner": job.owner, "job": job.id, "attempt": str(job.attempt)},
         host=job.host,

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 _BUDGET_S = 20.0
 _TOP = 10
 _KINDS = (
-    "artifacts", "logs", "workspaces", "files", "storage", "datasets", "database", "engines", "trash",
+    "artifacts", "logs", "workspaces", "files", "trees", "storage", "database", "engines", "trash",
     "ballast", "other",
 )  # fmt: skip
-_SCRATCH = ("workspace", "home", "tmp")
+_SCRATCH = ("workspace", "home", "tmp", "datasets")
 
 
 async def disk_use(plane: Plane, *, collectable: bool) -> DiskUse:
@@ -74,7 +74,7 @@ class _Walk:
             "jobs": self._jobs,
             "blobs": partial(self._add, "files"),
             "engines": self._engines,
-            "datasets": partial(self._add, "datasets"),
+            "trees": partial(self._add, "trees"),
             "ballast": partial(self._add, "ballast"),
             "storage": partial(self._add, "storage"),
         }

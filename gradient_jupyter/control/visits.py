@@ -1,7 +1,7 @@
-"""Visits to repositories: how many at once, how long each may take, and that nothing of one stays behind.
+"""Visits to what users name: how many at once, how long each may take, and that nothing of one stays behind.
 
 A visit works in a directory of its own below ``fetches/`` of the data root. It ends with its caller: who
-hangs up, or waits too long, ends git too. What a killed server leaves there is removed by the next one;
+hangs up, or waits too long, ends the work too. What a killed server leaves there is removed by the next one;
 git itself dies with the server it ran for.
 """
 
@@ -13,7 +13,7 @@ import shutil
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from gradient_jupyter.control.git import Git, Killed, Limits, Login, check_version
 from gradient_jupyter.control.outbound import Outbound
@@ -43,7 +43,7 @@ class Visits:
     ) -> None:
         self._root = root
         self._blobs = blobs
-        self._outbound = outbound
+        self.outbound = outbound
         self._most_bytes = most_bytes
         self._timeout_s = timeout_s
         self._reserve_bytes = reserve_bytes
@@ -73,32 +73,40 @@ class Visits:
     async def visit(
         self, repository: Repository, owner: str, login: Login | None = None
     ) -> AsyncIterator[Visit]:
-        """One visit on behalf of ``owner``, who has at most half of the places.
+        """One visit to a repository; ``Stay`` with git in it.
 
         ``Forbidden`` when the way there is not open, ``OutsideFailed`` when nobody is there or it takes too
         long, ``NoSpace``, and what ``Git`` raises.
         """
+        async with self.stay(owner, repository.url, "repository-timeout") as stay:
+            await self._check_git()
+            target = await self.outbound.target(repository.scheme, repository.host, repository.port)
+            git = Git(stay.home, repository, target, stay.limits, self.outbound.ca_file, login)
+            yield Visit(self, git, self._blobs, stay.limits)
+
+    @contextlib.asynccontextmanager
+    async def stay(self, owner: str, where: str, timeout_code: str) -> AsyncIterator[Stay]:
+        """A place, a directory and a limit of time for something that is fetched from ``where`` on behalf of
+        ``owner``, who has at most half of the places. ``OutsideFailed`` when it takes too long,
+        ``NoSpace``."""
         theirs = self._owners.setdefault(owner, asyncio.Semaphore(self._of_one))
         caller = asyncio.current_task()
         assert caller is not None
         self._callers.add(caller)
         try:
             async with theirs, self._slots, asyncio.timeout(self._timeout_s):
-                await self._check_git()
-                target = await self._outbound.target(repository.scheme, repository.host, repository.port)
                 limits = Limits(self._most_bytes, await self.on_thread(self._room))
                 home = self._root / new_id("f")
-                git = Git(home, repository, target, limits, self._outbound.ca_file, login)
                 try:
                     await _to_the_end(self.on_thread(home.mkdir, 0o700))
-                    yield Visit(self, git, self._blobs, limits)
+                    yield Stay(home, limits)
                 finally:
                     await _to_the_end(self.on_thread(remove_tree, home))
         except TimeoutError:
             raise OutsideFailed(
-                f"{repository.url} could not be fetched within {self._timeout_s:g} s.",
+                f"{where} could not be fetched within {self._timeout_s:g} s.",
                 next="Try again, or ask the administrator: GradientServer.outbound_timeout_s.",
-                code="repository-timeout",
+                code=timeout_code,
             ) from None
         finally:
             self._callers.discard(caller)
@@ -106,6 +114,20 @@ class Visits:
 
     def on_thread(self, work: Callable[..., T], *args: object) -> asyncio.Future[T]:
         return asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
+
+    async def until_done(
+        self, stop: Callable[[], object], stopped: type[Exception], work: Callable[..., T], *args: object
+    ) -> T:
+        """``work`` on a thread. When this is cancelled ``stop`` is called, which has it raise ``stopped``,
+        and the thread has ended when this returns."""
+        future = self.on_thread(work, *args)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            stop()
+            with contextlib.suppress(stopped, GradientError, OSError):
+                await _to_the_end(future)
+            raise
 
     async def _check_git(self) -> None:
         if not self._usable:
@@ -117,10 +139,17 @@ class Visits:
         room = shutil.disk_usage(self._root).free - self._reserve_bytes
         if room <= 0:
             raise NoSpace(
-                "The server's disk is too full to fetch a repository.",
+                "The server's disk is too full to fetch anything.",
                 next="Free some space: gradient jobs delete removes old runs.",
             )
         return room
+
+
+class Stay(NamedTuple):
+    """Where something that is fetched may lie while it is, and how much."""
+
+    home: Path
+    limits: Limits
 
 
 class Visit:
@@ -149,14 +178,7 @@ class Visit:
 
     async def _do(self, work: Callable[..., T], *args: object) -> T:
         """On a thread. When this is cancelled, git is killed, and the thread has ended when this returns."""
-        future = self._visits.on_thread(work, *args)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            self._git.kill()
-            with contextlib.suppress(Killed, GradientError, OSError):
-                await _to_the_end(future)
-            raise
+        return await self._visits.until_done(self._git.kill, Killed, work, *args)
 
 
 async def _to_the_end(future: asyncio.Future[T]) -> T:

@@ -67,11 +67,15 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     directory: Path
     """The attempt's directory on the server's disk; it exists. ``log`` (a framed log, see
     ``framedlog``) and ``artifacts/`` stand there in the end; an engine on the same host writes them in place
-    and may keep ``workspace/``, ``home/`` and ``tmp/`` beside them until ``remove``."""
+    and may keep ``workspace/``, ``home/``, ``tmp/`` and ``datasets/`` beside them until ``remove``."""
     storage: Path
     """The owner's persistent storage on the server's disk; it exists."""
-    datasets: Path
-    """Read-only data on the server's disk; it exists."""
+    datasets: dict[str, Path] = msgspec.field(default_factory=dict)
+    """Read-only data that was asked for: names and directories on the server's disk. They exist, and nothing
+    in them changes while the task lives."""
+    public: dict[str, Path] = msgspec.field(default_factory=dict)
+    """Read-only data that every task has, where ``datasets`` has nothing of the name. The administrator's:
+    what of it is there may differ the next time the same task is ensured."""
     resources: Resources
     labels: dict[str, str]
     """owner, job, attempt: for people who look at the engine itself."""
@@ -89,7 +93,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 
     def spec_hash(self) -> str:
         """Identifies what was asked for. Two tasks of one key must agree on it."""
-        asked = msgspec.to_builtins(msgspec.structs.replace(self, secret={}), enc_hook=str)
+        asked = msgspec.to_builtins(msgspec.structs.replace(self, secret={}, public={}), enc_hook=str)
         # Without a word of what is secret, as it was before there were such: tasks outlive our updates.
         del asked["secret"]
         asked["private"] = {}

@@ -19,7 +19,7 @@ class Freed(Resource, frozen=True, kw_only=True):
     """One kind of thing that was removed, or would be."""
 
     kind: str
-    """``snapshots files jobs leftovers uploads``."""
+    """``snapshots files trees jobs leftovers uploads``."""
     count: int
     bytes: int
     names: tuple[str, ...] = ()

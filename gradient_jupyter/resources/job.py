@@ -12,6 +12,7 @@ from typing import Annotated
 import msgspec
 
 from gradient_jupyter.resources.base import Request, Resource
+from gradient_jupyter.resources.dataset import JobDataset, WantedDatasets
 from gradient_jupyter.resources.port import Port, Ports
 from gradient_jupyter.resources.project import ProjectName
 from gradient_jupyter.resources.snapshot import Digest
@@ -41,6 +42,8 @@ class Phase(enum.StrEnum):
     RETRYING = "retrying"
     """An attempt has ended and another is to follow; first nothing of the old one may be left."""
     QUEUED = "queued"
+    PREPARING = "preparing"
+    """Its datasets are unpacked on the machine, where they are not there yet."""
     PULLING = "pulling"
     STARTING = "starting"
     RUNNING = "running"
@@ -75,7 +78,7 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 #: The phases each state passes through, in order.
 PHASES: dict[State, tuple[Phase, ...]] = {
     State.PENDING: (Phase.QUEUED, Phase.RETRYING),
-    State.PROVISIONING: (Phase.PULLING, Phase.STARTING),
+    State.PROVISIONING: (Phase.PREPARING, Phase.PULLING, Phase.STARTING),
     State.RUNNING: (Phase.RUNNING, Phase.COLLECTING),
     **{state: (Phase.DONE,) for state, after in TRANSITIONS.items() if not after},
 }
@@ -152,6 +155,8 @@ class CreateJob(Request, frozen=True, kw_only=True):
     source: Source = ""
     ports: Ports = ()
     """Where what it listens on is reached while it runs."""
+    datasets: WantedDatasets = ()
+    """What it finds below ``/datasets`` and ``/data``: ``mnist`` (its newest version now), ``mnist:3``."""
 
 
 class RerunJob(Request, frozen=True, kw_only=True):
@@ -174,6 +179,8 @@ class RerunJob(Request, frozen=True, kw_only=True):
     max_duration_s: MaxDuration | None = None
     tags: Tags | None = None
     ports: Ports | None = None
+    datasets: WantedDatasets | None = None
+    """None: the very versions that it had."""
 
 
 class UpdateJob(Request, frozen=True, kw_only=True):
@@ -249,6 +256,8 @@ class Job(Resource, frozen=True, kw_only=True):
     """Where what it listens on is reached while it runs."""
     progress: Progress | None = None
     """How far the run says it is; None until it says so."""
+    datasets: tuple[JobDataset, ...] = ()
+    """Which versions of which datasets it asked for and has; they stay these."""
     warnings: tuple[str, ...] = ()
     history: tuple[Moment, ...] = ()
 

@@ -96,7 +96,7 @@ def _make_room(layout: Layout) -> None:
 def _refuse_other_kinds(layout: Layout) -> None:
     """Something else in the place of what we keep there. A link to a directory is a way to use another disk;
     when that disk is not mounted, nothing may be made in its place."""
-    for path in (layout.blobs, layout.engines, layout.datasets, layout.jobs, layout.root / "storage"):
+    for path in (layout.blobs, layout.engines, layout.trees, layout.jobs, layout.root / "storage"):
         if os.path.lexists(path) and not path.is_dir():
             what = "is a link that leads to no directory" if path.is_symlink() else "is no directory"
             raise DataRootRefused(f"{path} {what}. Mount the disk it is on, restore it, or move it away.")

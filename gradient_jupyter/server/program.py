@@ -48,6 +48,7 @@ from gradient_jupyter.resources.server import API, Runtime, config_root, data_ro
 from gradient_jupyter.server import claimed, descriptors
 from gradient_jupyter.server.dataroot import DataRootRefused, Opened, open_data_root
 from gradient_jupyter.server.listening import Listener
+from gradient_jupyter.server.public import public_datasets
 from gradient_jupyter.store import jobs as job_rows
 from gradient_jupyter.store import schema, users
 from gradient_jupyter.workspace.blobs import BlobStore
@@ -178,6 +179,17 @@ class GradientServer(Application):
         4, min=1, help="How many fetches run at a time; of one user at most half of them. Others wait."
     ).tag(config=True)
 
+    public_datasets = traitlets.Dict(
+        help="Directories that every job finds read-only at /datasets/NAME and /data/NAME, e.g. "
+        "{'mnist': '/srv/data/mnist'}."
+    ).tag(config=True)
+    trees_bytes = traitlets.Int(
+        50 * 2**30,
+        min=0,
+        help="How much disk unpacked versions of datasets may take together: the longest unused go first. "
+        "Those that jobs use are kept whatever they take.",
+    ).tag(config=True)
+
     @traitlets.default("log_level")
     def _log_level(self) -> int:
         return logging.INFO
@@ -220,7 +232,7 @@ class GradientServer(Application):
         finally:
             os.close(opened.lock)
 
-    def settings(self) -> Settings:
+    def settings(self, root: Path) -> Settings:
         try:
             sizes = convert(dict(self.machine_types), dict[str, Size])
         except msgspec.ValidationError as error:
@@ -231,7 +243,13 @@ class GradientServer(Application):
             self._give_up(f"GradientServer.outbound_allow is wrong: {error}", REFUSED)
         if self.outbound_ca_file:
             self._check_authorities(self.outbound_ca_file)
+        try:
+            public = public_datasets(self.public_datasets, root)
+        except ValueError as error:
+            self._give_up(f"GradientServer.public_datasets is wrong: {error}", REFUSED)
         return Settings(
+            public_datasets=public,
+            trees_bytes=self.trees_bytes,
             machine_types=sizes,
             default_machine_type=self.default_machine_type or None,
             limits=Limits(
@@ -325,7 +343,7 @@ class Solo:
             # The lock on the data root makes us its only writer.
             blobs = BlobStore(layout.blobs, alone=True, tidy=not self._read_only)
             plane = Plane(
-                layout, self._install, program.settings(), blobs, self._local_engine, key,
+                layout, self._install, program.settings(layout.root), blobs, self._local_engine, key,
                 f"{self.url}/api/{API}", self._read_only, claimed.keyring(self._install),
             )  # fmt: skip
             await plane.start()

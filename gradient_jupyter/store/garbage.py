@@ -1,7 +1,8 @@
 """What nothing refers to any more, as far as the tables can tell.
 
-A job refers to its snapshot by id. What a snapshot refers to stands in its manifest, which is not here:
-``control.garbage`` reads it. Everything is asked again in the write that removes it.
+A job refers to its snapshot by id, and so do a version of a dataset and a job that has one. What a snapshot
+refers to stands in its manifest, which is not here: ``control.garbage`` reads it. Everything is asked again
+in the write that removes it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from typing import NamedTuple
 
 from sqlalchemy import (
     BindParameter,
+    ColumnElement,
     Connection,
+    Exists,
     and_,
     bindparam,
     delete,
@@ -24,7 +27,7 @@ from sqlalchemy import (
 )
 
 from gradient_jupyter.resources.base import now_us
-from gradient_jupyter.store.tables import blobs, jobs, snapshots
+from gradient_jupyter.store.tables import blobs, dataset_versions, job_datasets, jobs, snapshots
 
 _AT_ONCE = 500
 #: How far in the future a row may seem to be made: clocks differ a little, and are set back.
@@ -44,9 +47,9 @@ class Key(NamedTuple):
 
 
 def dead_snapshots(connection: Connection, before_us: int) -> list[Key]:
-    """Those that no job names and that were stored before then."""
+    """Those that no job and no dataset names and that were stored before then."""
     query = select(snapshots.c.owner, snapshots.c.id).where(
-        snapshots.c.created_us < before_us, ~exists().where(jobs.c.snapshot == snapshots.c.id)
+        snapshots.c.created_us < before_us, *(~naming for naming in _naming(snapshots.c.id))
     )
     return [Key(row.owner, row.id) for row in connection.execute(query)]
 
@@ -58,12 +61,28 @@ def drop_snapshots(connection: Connection, keys: Iterable[Key], before_us: int) 
         found = connection.execute(
             delete(snapshots).where(
                 snapshots.c.owner == key.owner, snapshots.c.id == key.id, snapshots.c.created_us < before_us,
-                ~exists().where(jobs.c.snapshot == key.id),
+                *(~naming for naming in _naming(key.id)),
             )
         )  # fmt: skip
         if found.rowcount:
             gone.append(key)
     return gone
+
+
+def live_snapshots(connection: Connection) -> set[str]:
+    """Every snapshot that something names."""
+    found: set[str] = set()
+    for column in (jobs.c.snapshot, dataset_versions.c.snapshot, job_datasets.c.snapshot):
+        found.update(connection.execute(select(column).distinct()).scalars())
+    return found
+
+
+def _naming(snapshot: ColumnElement[str] | str) -> tuple[Exists, ...]:
+    """One for each kind of thing that may name it."""
+    return tuple(
+        exists().where(column == snapshot)
+        for column in (jobs.c.snapshot, dataset_versions.c.snapshot, job_datasets.c.snapshot)
+    )
 
 
 def stored_snapshots(connection: Connection) -> list[Key]:

@@ -29,6 +29,7 @@ from sqlalchemy.engine import Row
 
 from gradient_jupyter.resources.artifact import Artifact
 from gradient_jupyter.resources.base import now_us
+from gradient_jupyter.resources.dataset import JobDataset
 from gradient_jupyter.resources.decoding import decode
 from gradient_jupyter.resources.event import Action
 from gradient_jupyter.resources.job import (
@@ -44,7 +45,7 @@ from gradient_jupyter.resources.job import (
 )
 from gradient_jupyter.resources.page import JobQuery
 from gradient_jupyter.resources.port import Port
-from gradient_jupyter.store import events, spent_keys
+from gradient_jupyter.store import datasets, events, spent_keys
 from gradient_jupyter.store.projects import visible
 from gradient_jupyter.store.tables import artifacts, jobs, projects
 
@@ -87,10 +88,11 @@ def create(connection: Connection, job: Job, idempotency_key: str | None) -> Non
             phase=job.phase.value,
             attempt=0, engine="", warnings="[]", history=_json(job.history), idempotency_key=idempotency_key,
             priority=job.priority, retries=job.retries, max_duration_s=job.max_duration_s,
-            tags=_json(job.tags), source=job.source, rerun_of=job.rerun_of,
+            tags=_json(job.tags), source=job.source, rerun_of=job.rerun_of, datasets=_json(job.datasets),
             ports=_json(job.ports) if job.ports else None,
         ),
     ).inserted_primary_key  # fmt: skip
+    datasets.pin(connection, job.id, job.datasets)
     assert seq is not None
     events.append(connection, job.owner, job.project_id, "job", job.id, Action.CREATED, job, seq[0])
 
@@ -361,6 +363,7 @@ def _job(row: Row[Any]) -> Job:
         priority=row.priority, retries=row.retries, max_duration_s=row.max_duration_s,
         tags=decode(row.tags, type=tuple[str, ...]), source=row.source, rerun_of=row.rerun_of,
         progress=decode(row.progress, type=Progress) if row.progress else None,
+        datasets=decode(row.datasets, type=tuple[JobDataset, ...]),
         warnings=decode(row.warnings, type=tuple[str, ...]),
         history=decode(row.history, type=tuple[Moment, ...]),
         ports=decode(row.ports, type=tuple[Port, ...]) if row.ports else (),

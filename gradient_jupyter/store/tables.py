@@ -135,6 +135,7 @@ jobs = Table(
     Column("rerun_of", String),
     Column("progress", Text),
     Column("ports", Text),
+    Column("datasets", Text, nullable=False, server_default="[]"),
     UniqueConstraint("owner", "idempotency_key"),
     # A key is its sender's, whoever owns the project the job is in.
     Index("ix_jobs_created_by", "created_by", "idempotency_key"),
@@ -235,4 +236,43 @@ job_secrets = Table(
     Column("variable", String, primary_key=True),
     Column("owner", String, nullable=False),
     Column("name", String, nullable=False),
+)  # fmt: skip
+
+datasets = Table(
+    "datasets", metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("id", String, nullable=False, unique=True),
+    Column("owner", String, nullable=False),
+    Column("name", String, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("created_by", String, nullable=False),
+    Column("created_us", Integer, nullable=False),
+    Column("last_number", Integer, nullable=False),
+    UniqueConstraint("owner", "name"),
+    sqlite_autoincrement=True,
+)  # fmt: skip
+
+dataset_versions = Table(
+    "dataset_versions", metadata,
+    Column("dataset_id", ForeignKey("datasets.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("snapshot", String, nullable=False),
+    Column("files", Integer, nullable=False),
+    Column("bytes", Integer, nullable=False),
+    Column("source", String, nullable=False),
+    Column("created_by", String, nullable=False),
+    Column("created_us", Integer, nullable=False),
+    Index(None, "snapshot"),
+)  # fmt: skip
+
+job_datasets = Table(
+    "job_datasets", metadata,
+    # Which versions keep their files for a job. What the job itself says stands in its own row.
+    Column("job_id", ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("name", String, primary_key=True),
+    Column("dataset_id", String, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("snapshot", String, nullable=False),
+    Index(None, "snapshot"),
+    Index("ix_job_datasets_dataset_id", "dataset_id", "version"),
 )  # fmt: skip

@@ -11,25 +11,21 @@ from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple, NoReturn
 
-import blake3
-import msgspec
-
 from gradient_jupyter.resources.errors import InvalidRequest, TooLarge
 from gradient_jupyter.resources.snapshot import (
-    CHUNK_BYTES,
-    WHOLE_BYTES,
     Directory,
     Entry,
     File,
     Link,
     Manifest,
 )
-from gradient_jupyter.workspace.blobs import RAW, ZSTD, Batch, BlobStore
+from gradient_jupyter.workspace.blobs import BlobStore
 from gradient_jupyter.workspace.ignore import GRADIENTIGNORE, Ignore
+from gradient_jupyter.workspace.taking import SMALL, Content, exactly, put, put_data
 from gradient_jupyter.workspace.tree import (
     MAX_ENTRIES,
     MAX_PATH_BYTES,
@@ -48,8 +44,6 @@ _LINE = re.compile(
 _HEADER = re.compile(rb"([0-9a-f]{40}|[0-9a-f]{64}) blob ([0-9]{1,18})\n")
 _SUBMODULE = 0o160000
 _IGNORE_BYTES = 4 << 20
-_PIECE = 1 << 20
-_SMALL = 4 << 20
 _LFS = b"version https://git-lfs.github.com/spec/"
 
 #: Gives what ``git cat-file --batch`` prints for these objects, in their order, to the function.
@@ -71,14 +65,6 @@ class Listed(NamedTuple):
     @property
     def file(self) -> bool:
         return stat.S_ISREG(self.mode)
-
-
-class _Content(NamedTuple):
-    """How a file's content is named in the manifest."""
-
-    digest: str
-    size: int
-    chunks: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +110,7 @@ def take(listing: Sequence[Listed], read: Read, blobs: BlobStore, *, limit_bytes
     size = sum(each.size for each in wanted)
     if size > limit_bytes:
         raise _too_much(wanted, size, limit_bytes)
-    stored: dict[str, _Content] = {}
+    stored: dict[str, Content] = {}
     targets: dict[str, bytes] = {}
     pointers: set[str] = set()
     links = {each.oid for each in wanted if each.link and each.size < MAX_PATH_BYTES}
@@ -135,19 +121,17 @@ def take(listing: Sequence[Listed], read: Read, blobs: BlobStore, *, limit_bytes
         def receive(stream: BinaryIO) -> None:
             for oid in order:
                 length = _header(stream, oid)
-                if length <= _SMALL:
-                    data = _exactly(stream, length)
+                if length <= SMALL:
+                    data = exactly(stream, length)
                     if oid in links:
                         targets[oid] = data
                     if oid in files:
-                        stored[oid] = _Content(_put(batch, data), length)
+                        stored[oid] = put_data(batch, data)
                         if data.startswith(_LFS):
                             pointers.add(oid)
-                elif length <= WHOLE_BYTES:
-                    stored[oid] = _Content(_put_large(batch, stream, length), length)
                 else:
-                    stored[oid] = _put_chunks(batch, stream, length)
-                _exactly(stream, 1)
+                    stored[oid] = put(batch, stream, length)
+                exactly(stream, 1)
 
         if order:
             read(order, receive)
@@ -236,8 +220,8 @@ def _rules(listing: Sequence[Listed], read: Read) -> dict[bytes, bytes]:
 
     def receive(stream: BinaryIO) -> None:
         for oid in order:
-            texts[oid] = _exactly(stream, _header(stream, oid))
-            _exactly(stream, 1)
+            texts[oid] = exactly(stream, _header(stream, oid))
+            exactly(stream, 1)
 
     if order:
         read(order, receive)
@@ -282,61 +266,6 @@ def _header(stream: BinaryIO, oid: str) -> int:
     if match is None or match[1].decode() != oid:
         raise EOFError(f"no object {oid}: {line!r}")
     return int(match[2])
-
-
-def _exactly(stream: BinaryIO, size: int) -> bytes:
-    data = stream.read(size)
-    if len(data) != size:
-        raise EOFError("the objects are cut off")
-    return data
-
-
-def _put(batch: Batch, data: bytes) -> str:
-    import zstandard
-
-    digest = blake3.blake3(data).hexdigest()
-    smaller = zstandard.ZstdCompressor(level=3).compress(data)
-    if len(smaller) < len(data):
-        batch.put(digest, ZSTD, len(data), smaller)
-    else:
-        batch.put(digest, RAW, len(data), data)
-    return digest
-
-
-def _put_large(batch: Batch, stream: BinaryIO, size: int) -> str:
-    """A piece at a time."""
-    import zstandard
-
-    hasher = blake3.blake3(max_threads=blake3.blake3.AUTO)
-    compress = zstandard.ZstdCompressor(level=3).compressobj(size=size)
-    writer = batch.writer(ZSTD, size)
-    for piece in _pieces(stream, size):
-        hasher.update(piece)
-        writer.write(compress.compress(piece))
-    writer.write(compress.flush())
-    digest = hasher.hexdigest()
-    writer.finish(digest)
-    return digest
-
-
-def _put_chunks(batch: Batch, stream: BinaryIO, size: int) -> _Content:
-    """As ``resources.snapshot`` wants it of what is larger than one blob may be."""
-    hasher = blake3.blake3(max_threads=blake3.blake3.AUTO)
-    chunks: list[str] = []
-    left = size
-    while left:
-        data = _exactly(stream, min(left, CHUNK_BYTES))
-        left -= len(data)
-        hasher.update(data)
-        chunks.append(_put(batch, data))
-    return _Content(hasher.hexdigest(), size, tuple(chunks))
-
-
-def _pieces(stream: BinaryIO, size: int) -> Iterator[bytes]:
-    while size:
-        piece = _exactly(stream, min(size, _PIECE))
-        size -= len(piece)
-        yield piece
 
 
 def _too_much(files: Sequence[Listed], size: int, limit: int) -> TooLarge:

@@ -98,6 +98,14 @@ kaggle.json
 """
 
 
+#: What is left out of data: what a version control keeps for itself.
+REPOSITORIES = b"""
+.git
+.hg
+.svn
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """One rule, as it is named to the person who wonders where a file has gone."""
@@ -170,7 +178,7 @@ def _rule_list(base: bytes, name: bytes | None, text: bytes) -> _RuleList:
 class Ignore:
     """The rules in force inside one directory. Immutable: ``enter`` gives those of a directory below."""
 
-    __slots__ = ("_defaults", "_git", "_gradient", "_named")
+    __slots__ = ("_data", "_defaults", "_git", "_gradient", "_named")
 
     def __init__(self, *, defaults: bool = True, named: Iterable[str] = ()) -> None:
         self._defaults: _RuleList | None = _rule_list(b"", None, DEFAULTS) if defaults else None
@@ -178,20 +186,30 @@ class Ignore:
         self._gradient: tuple[_RuleList, ...] = ()
         text = b"\n".join(os.fsencode(pattern) for pattern in named)
         self._named: _RuleList | None = _rule_list(b"", NAMED, text) if text else None
+        self._data = False
+
+    @classmethod
+    def of_data(cls) -> Ignore:
+        """For a directory that is data, all of which is wanted: no file in it says what is not."""
+        rules = cls(defaults=False)
+        rules._defaults = _rule_list(b"", None, REPOSITORIES)
+        rules._data = True
+        return rules
 
     @property
     def has_defaults(self) -> bool:
-        return self._defaults is not None
+        return self._defaults is not None and not self._data
 
     def enter(self, directory: bytes, *, gitignore: bytes | None, gradientignore: bytes | None) -> Ignore:
         """The rules inside ``directory`` (a path from the root, empty for the root itself), given what its
         two ignore files hold; None stands for no such file."""
-        if gitignore is None and gradientignore is None:
+        if self._data or (gitignore is None and gradientignore is None):
             return self
         base = directory + b"/" if directory else b""
         inner = Ignore.__new__(Ignore)
         inner._defaults, inner._git, inner._gradient = self._defaults, self._git, self._gradient
         inner._named = self._named
+        inner._data = False
         if gitignore is not None:
             inner._git = (_rule_list(base, GITIGNORE, gitignore), *self._git)
         if gradientignore is not None:

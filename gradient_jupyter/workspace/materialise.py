@@ -11,7 +11,7 @@ import contextlib
 import fcntl
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import blake3
@@ -33,8 +33,22 @@ _THREADS = 4
 _BATCH = 64
 
 
-def materialise(manifest: Manifest, blobs: BlobStore, target: Path, *, durable: bool = True) -> None:
+#: Called, on any thread, with the bytes of each piece that was written. What it raises ends the making.
+Wrote = Callable[[int], None]
+
+
+def materialise(
+    manifest: Manifest,
+    blobs: BlobStore,
+    target: Path,
+    *,
+    durable: bool = True,
+    read_only: bool = False,
+    wrote: Wrote | None = None,
+) -> None:
     """Make ``target``, which must be absent, hold what the manifest describes. Blocks.
+
+    ``read_only``: without anybody's right to write, so that it takes intent to change it.
 
     Without ``durable`` it is whole for as long as the system runs, and a power loss may leave anything of it.
     That is for trees which are made anew after a restart of the machine, and saves most of the time.
@@ -48,7 +62,7 @@ def materialise(manifest: Manifest, blobs: BlobStore, target: Path, *, durable: 
     if os.path.lexists(target):
         raise FileExistsError(f"{target} exists")
     with _partial(target) as (partial, top):
-        _Maker(blobs, top, durable).run(manifest)
+        _Maker(blobs, top, durable, read_only, wrote).run(manifest)
         if durable:
             _sync(partial, top)
         os.rename(partial, target)
@@ -103,9 +117,14 @@ class _Maker:
     """Makes entries below the descriptor ``top``. Directories come first, then files, on several threads if
     there is much to write, and links last."""
 
-    def __init__(self, blobs: BlobStore, top: int, durable: bool) -> None:
+    def __init__(
+        self, blobs: BlobStore, top: int, durable: bool, read_only: bool, wrote: Wrote | None
+    ) -> None:
         self._blobs = blobs
         self._top = top
+        self._read_only = read_only
+        self._wrote = wrote
+        self._places: list[bytes] = []
         self._sync_each = durable and not disk.can_sync_file_system()
 
     def run(self, manifest: Manifest) -> None:
@@ -120,7 +139,10 @@ class _Maker:
                 if isinstance(entry, Link):
                     parent, _, name = entry.path.encode().rpartition(b"/")
                     os.symlink(entry.target.encode(), name, dir_fd=below.directory(parent))
-        os.fchmod(self._top, 0o755)
+        with Descent.at(self._top) as below:
+            for place in reversed(self._places if self._read_only else []):
+                os.fchmod(below.directory(place), 0o555)
+        os.fchmod(self._top, 0o555 if self._read_only else 0o755)
 
     def _directories(self, manifest: Manifest) -> None:
         wanted: set[str] = set()
@@ -133,7 +155,9 @@ class _Maker:
             for parts in sorted(path.encode().split(b"/") for path in wanted):
                 parent = below.directory(b"/".join(parts[:-1]))
                 os.mkdir(parts[-1], 0o755, dir_fd=parent)
-                os.fchmod(below.directory(b"/".join(parts)), 0o755)  # whatever the umask
+                place = b"/".join(parts)
+                os.fchmod(below.directory(place), 0o755)  # whatever the umask
+                self._places.append(place)
                 if self._sync_each:
                     os.fsync(below.directory(b"/".join(parts[:-1])))
 
@@ -161,12 +185,17 @@ class _Maker:
         fd = os.open(name, flags, 0o600, dir_fd=directory)
         try:
             whole = None if file.chunks is msgspec.UNSET else blake3.blake3(max_threads=blake3.blake3.AUTO)
-            size = sum(self._blobs.copy_to(piece.digest, fd, whole) for piece in file.blobs())
+            size = 0
+            for piece in file.blobs():
+                size += (copied := self._blobs.copy_to(piece.digest, fd, whole))
+                if self._wrote is not None:
+                    self._wrote(copied)
             if size != file.size:
                 raise _untrue(file, f"has {file.size} bytes; it has {size}")
             if whole is not None and whole.hexdigest() != file.digest:
                 raise _untrue(file, f"has the digest {file.digest}; its chunks are those of another")
-            os.fchmod(fd, 0o755 if file.executable else 0o644)  # whatever the umask
+            mode = 0o755 if file.executable else 0o644
+            os.fchmod(fd, mode & 0o555 if self._read_only else mode)  # whatever the umask
             if self._sync_each:
                 os.fsync(fd)
         finally:

@@ -64,7 +64,7 @@ class Bench:
             "snapshot": snapshot,
             "directory": directory,
             "storage": self.storage,
-            "datasets": self.datasets,
+            "datasets": {"numbers": self.datasets},
             "resources": Resources(cpus=1, memory_bytes=1 << 30),
             "labels": {"owner": "user:1", "job": f"j{self._count}", "attempt": "1"},
             "host": HostEnvironment(python=sys.executable, path=("/usr/local/bin", "/usr/bin", "/bin")),
@@ -233,7 +233,7 @@ assert (place["WORKSPACE"] / "main.py").exists()
 (place["WORKSPACE"] / "new").write_text("x")
 (place["ARTIFACTS"] / "model").write_text("weights")
 (place["STORAGE"] / "kept").write_text("kept")
-assert (place["DATASETS"] / "data.csv").read_text() == "1,2"
+assert (place["DATASETS"] / "numbers" / "data.csv").read_text() == "1,2"
 (pathlib.Path.home() / ".cache").mkdir()
 with tempfile.NamedTemporaryFile() as file:
     file.write(b"x" * 100000)
@@ -249,6 +249,40 @@ print(oct((pathlib.Path.home() / "mine").stat().st_mode & 0o777))
         assert text(chunks, Stream.STDOUT) == b"0o644\n"
         assert (task.directory / "artifacts" / "model").read_text() == "weights"
         assert (bench.storage / "kept").read_text() == "kept"
+
+    bench.run(scenario)
+
+
+def test_datasets_are_read_by_name_and_one_that_was_asked_for_covers_a_public_one(bench: Bench) -> None:
+    async def scenario(engine: Engine) -> None:
+        places = {}
+        for name in ("asked", "public", "covered"):
+            places[name] = bench.root / f"data of {name}"
+            (places[name] / "sub").mkdir(parents=True)
+            (places[name] / "sub" / "x").write_text(name)
+        task = bench.task(
+            "sh", "-c", 'cd "$GRADIENT_DATASETS_DIR" && for one in *; do echo $one=$(cat $one/sub/x); done',
+            datasets={"mine": places["asked"], "shared": places["asked"]},
+            public={"shared": places["covered"], "theirs": places["public"]},
+        )  # fmt: skip
+        seen, chunks = await finish(engine, task)
+        assert seen.exit_code == 0, chunks
+        assert text(chunks, Stream.STDOUT) == b"mine=asked\nshared=asked\ntheirs=public\n"
+        await engine.remove(task.key)
+        # Links were removed, not what they lead to.
+        assert (places["asked"] / "sub" / "x").read_text() == "asked"
+        assert not (task.directory / "datasets").exists()
+
+    bench.run(scenario)
+
+
+def test_a_public_dataset_that_came_or_went_is_no_other_task(bench: Bench) -> None:
+    async def scenario(engine: Engine) -> None:
+        task = bench.task("true")
+        await finish(engine, task)
+        await engine.ensure(msgspec.structs.replace(task, public={"new": bench.root}))
+        with pytest.raises(Conflict):
+            await engine.ensure(msgspec.structs.replace(task, datasets={"new": bench.root}))
 
     bench.run(scenario)
 

@@ -67,7 +67,7 @@ class Bench:
             snapshot="s",
             directory=directory,
             storage=self.root / "storage",
-            datasets=self.root / "datasets",
+            datasets={"d": self.root / "datasets"},
             resources=Resources(cpus=1, memory_bytes=1 << 30),
             labels={},
             host=HostEnvironment(python=sys.executable, path=("/usr/bin", "/bin")),

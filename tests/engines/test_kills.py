@@ -80,7 +80,7 @@ async def kill_and_heal(root: Path, isolation: str, warm_s: float, heal: Callabl
         snapshot="s",
         directory=directory,
         storage=storage,
-        datasets=datasets,
+        datasets={"d": datasets},
         resources=Resources(cpus=1, memory_bytes=1 << 20),
         labels={},
     )

@@ -66,7 +66,7 @@ class Bench:
             "snapshot": "s",
             "directory": directory,
             "storage": self.root / "storage",
-            "datasets": self.root / "datasets",
+            "datasets": {"d": self.root / "datasets"},
             "resources": Resources(cpus=1, memory_bytes=1 << 30),
             "labels": {},
             "host": HostEnvironment(python=sys.executable, path=("/usr/bin", "/bin")),
@@ -133,7 +133,7 @@ def test_bubblewraps_paths_are_the_ones_every_engine_has(bubblewrap: Bench) -> N
     script = """
         pwd; cat /paperspace/here /home/paperspace/here; echo $HOME $GRADIENT_ARTIFACTS_DIR
         echo 1 > /artifacts/a && echo 2 > /storage/s && echo 3 > /tmp/t && echo 4 > ~/h && echo 5 > /dev/shm/m
-        (echo 6 > /datasets/d) 2>/dev/null || echo datasets are read-only
+        for p in datasets/d datasets data; do (echo 6 > /$p/x) 2>/dev/null || echo $p is read-only; done
         (echo 6 > /etc/x) 2>/dev/null || echo the host is read-only
         ls /home/paperspace
     """
@@ -146,7 +146,9 @@ def test_bubblewraps_paths_are_the_ones_every_engine_has(bubblewrap: Bench) -> N
             "here",
             "here",
             "/home/gradient /artifacts",
-            "datasets are read-only",
+            "datasets/d is read-only",
+            "datasets is read-only",
+            "data is read-only",
             "the host is read-only",
             "here",
         ]
@@ -156,6 +158,33 @@ def test_bubblewraps_paths_are_the_ones_every_engine_has(bubblewrap: Bench) -> N
         assert (task.directory / "home" / "h").read_text() == "4\n"
         assert not Path("/dev/shm/m").exists()
         assert not await output(engine, bubblewrap.task("true", number=2), Stream.PLATFORM)
+
+    bubblewrap.run(scenario)
+
+
+def test_bubblewrap_shows_a_dataset_at_both_places_and_lets_nobody_change_it(bubblewrap: Bench) -> None:
+    """Not even root, whose rights a read-only tree alone would not take away; nor by another way into it."""
+    tries = (
+        "echo 1 > x", "echo 1 > new", "rm x", "mv x y", "chmod 777 x", "ln x ../y", "mkdir n", "touch x",
+        "rm -r /datasets/d", "rm /data/d", "mkdir /datasets/e", "ln -s /tmp /data/e", "mount -o remount,rw .",
+    )  # fmt: skip
+    each = "".join(f"({one}) 2>/dev/null && echo '{one} went through';" for one in tries)
+    script = f"cat /datasets/d/x /data/d/x; cd /datasets/d; {each} echo done"
+
+    async def scenario(engine: LocalEngine) -> None:
+        (bubblewrap.root / "datasets" / "x").write_text("data\n")
+        said = await output(engine, bubblewrap.task("sh", "-c", script))
+        assert said == "data\ndata\ndone\n"
+        assert [path.name for path in (bubblewrap.root / "datasets").iterdir()] == ["x"]
+
+    bubblewrap.run(scenario)
+
+
+def test_bubblewrap_goes_on_without_a_public_dataset_that_is_gone(bubblewrap: Bench) -> None:
+    async def scenario(engine: LocalEngine) -> None:
+        task = bubblewrap.task("sh", "-c", "ls /datasets", public={"gone": bubblewrap.root / "absent"})
+        assert "d\n" in await output(engine, task)
+        assert (await seen(engine, task)).exit_code == 0
 
     bubblewrap.run(scenario)
 
@@ -190,7 +219,7 @@ def test_an_interpreter_in_a_hidden_place_is_shown(bubblewrap: Bench, tmp_path: 
 
 def test_a_world_that_cannot_be_made_is_the_platforms_fault(bubblewrap: Bench) -> None:
     async def scenario(engine: LocalEngine) -> None:
-        task = bubblewrap.task("true", datasets=bubblewrap.root / "absent")
+        task = bubblewrap.task("true", datasets={"absent": bubblewrap.root / "absent"})
         await output(engine, task)
         one = await seen(engine, task)
         assert (one.phase, one.code, one.exit_code) == (Phase.FAILED, "world", None)

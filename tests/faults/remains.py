@@ -28,13 +28,13 @@ _FILES = re.compile(
     r"|blobs/[0-9a-f]{2}/[0-9a-f]{64}"
     r"|engines/local/\.hints"
     r"|jobs/(?P<job>j[0-9a-z]{12})/[0-9]+/(log|log\.index|artifacts/.*)"
-    r"|storage/.*|datasets/.*"
+    r"|storage/.*|trees/[0-9a-f]{64}/.*"
 )
 _DESCRIPTORS = re.compile(
     r"/dev/null|/dev/shm/faketime_|pipe:|socket:|anon_inode:|.*/data/(gradient\.sqlite(-wal|-shm)?|lock|blobs/tmp)$|.*/server\.log$|.*\.so.*"
 )
 #: Pools and their bounds; the loop, the writer, and the interpreter's own come to a few more.
-_THREADS = 4 + 3 + 4 + 8 + 2 + 4 + 6
+_THREADS = 4 + 3 + 4 + 8 + 2 + 4 + 2 + 6
 
 
 class Inotify:

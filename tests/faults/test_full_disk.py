@@ -189,7 +189,7 @@ def walk(root: Path, place: str, size: int = SIZE, inodes: int = 0) -> Iterator[
     with contextlib.ExitStack() as stack:
         if place == "database":
             disk = stack.enter_context(tmpfs(server.data, size, inodes))
-            for name in ("blobs", "jobs", "engines", "storage", "datasets"):
+            for name in ("blobs", "jobs", "engines", "storage", "trees"):
                 stack.enter_context(bound(root / "large" / name, server.data / name))
         elif place == "tmp":
             server.data.mkdir(mode=0o700)

@@ -67,7 +67,7 @@ async def running(
     os.mkfifo(storage / "gate")
     task = Task(
         key=KEY, command=("sh", "-c", witness.SHELL + script), snapshot="s", directory=directory,
-        env={"GRADIENT_JOB_ID": "j1", "GRADIENT_ATTEMPT": "1"}, storage=storage, datasets=datasets,
+        env={"GRADIENT_JOB_ID": "j1", "GRADIENT_ATTEMPT": "1"}, storage=storage, datasets={"d": datasets},
         resources=Resources(cpus=1, memory_bytes=1 << 20), labels={},
     )  # fmt: skip
     # Without a fork server, which a test that stops what is made would stop too: it has tests of its own.

@@ -18,6 +18,7 @@ import shutil
 import signal
 import stat
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -31,7 +32,7 @@ from gradient_jupyter.resources.decoding import convert
 NEW, TRASH, PROBE = ".new-", ".trash-", ".probe-"
 """Beginnings of names in the root that are no tasks; what a killed server left under them may go."""
 
-SCRATCH = ("home", "tmp")
+SCRATCH = ("home", "tmp", "datasets")
 _READY_S = 30.0
 """For a supervisor to come up; on a starved host it takes long, and then ``ensure`` is simply asked again."""
 PATIENCE_S = 10.0
@@ -135,6 +136,15 @@ class Attempt:
             private.write(self._dir, private.UNPACKED, {"boot": boot}, durable=False)
         for name in ("artifacts", "home", "tmp"):
             (directory / name).mkdir(mode=0o755, exist_ok=True)
+
+    def link_datasets(self, datasets: Mapping[str, Path], directory: Path) -> None:
+        """Where a task sees the host's own paths: a directory of links to what it may read."""
+        place = directory / "datasets"
+        delete_tree(place)
+        place.mkdir(mode=0o755)
+        for name, target in datasets.items():
+            (place / name).symlink_to(target)
+        place.chmod(0o555)
 
     def spawn(self, world: World, log: Path, supervisor: Supervisor) -> bool:
         """Has the command started by ``supervisor``, or by a new process if that was forked and does not

@@ -165,6 +165,8 @@ class LocalEngine:
                 with self.fork_server.fork() or Supervisor.make() as supervisor:
                     attempt.unpack(self._materialise, task.snapshot, task.directory)
                     if _is_pending(attempt):  # it may have been stopped while its files were unpacked
+                        if not self._worlds.bubblewrap:
+                            attempt.link_datasets({**task.public, **task.datasets}, task.directory)
                         world = self._worlds.make(task, self._cpus, attempt.mark())
                         world = msgspec.structs.replace(world, open_files=self._open_files)
                         taken = attempt.spawn(world, task.directory / "log", supervisor)

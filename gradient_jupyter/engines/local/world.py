@@ -19,7 +19,8 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -39,9 +40,11 @@ the task's own: another installation on this host may use the same keys, and its
 
 _PROBE_S = 20
 #: Top-level entries that the world makes itself.
-_OWN = frozenset({"proc", "dev", "tmp", "home", "storage", "artifacts", "datasets", "paperspace"})
+_OWN = frozenset({"proc", "dev", "tmp", "home", "storage", "artifacts", "datasets", "data", "paperspace"})
 #: Where the world hides what the host has there.
 _HIDDEN = ("/tmp", "/dev/shm", WORKSPACE, HOME, "/storage", "/artifacts", "/datasets", "/paperspace")  # noqa: S108
+#: Of a host's own ``/data``.
+_MOST_BESIDE = 200
 _SAFE_PATH = command.DEFAULT_PATH.split(":")
 
 
@@ -54,6 +57,7 @@ class Places(msgspec.Struct, frozen=True):
     tmp: str
     storage: str
     datasets: str
+    """Where the datasets are, each under its name."""
 
     @classmethod
     def of(cls, task: Task) -> Places:
@@ -64,7 +68,7 @@ class Places(msgspec.Struct, frozen=True):
             home=str(at / "home"),
             tmp=str(at / "tmp"),
             storage=str(task.storage),
-            datasets=str(task.datasets),
+            datasets=str(at / "datasets"),
         )
 
 
@@ -111,7 +115,7 @@ class Worlds:
             places = Places(**{name: f"{scratch}/{name}" for name in names})
             for place in msgspec.structs.astuple(places):
                 Path(place).mkdir()
-            prefix, _ = _bubblewrap(program, places, None, gpus=True)
+            prefix, _ = _bubblewrap(program, places, None, {"d": Path(places.datasets)}, {}, gpus=True)
             why = _try_out(prefix, scratch)
         return cls(None if why else program, why)
 
@@ -128,7 +132,9 @@ class Worlds:
         env = _environment(task, host_cpus)
         words = _in_host_python(task)
         if self.bubblewrap:
-            prefix, mounts = _bubblewrap(self.bubblewrap, places, task.host, gpus=bool(task.resources.gpus))
+            prefix, mounts = _bubblewrap(
+                self.bubblewrap, places, task.host, task.datasets, task.public, gpus=bool(task.resources.gpus)
+            )
             inside = Places(WORKSPACE, "/artifacts", HOME, "/tmp", "/storage", "/datasets")  # noqa: S108
             env = _at(inside, env, task, mark)
             return World(
@@ -137,8 +143,8 @@ class Worlds:
             )  # fmt: skip
         notice = (
             f"This task runs on the host's own paths, because {self.why}. Use $GRADIENT_WORKSPACE_DIR, "
-            "$GRADIENT_ARTIFACTS_DIR, $GRADIENT_STORAGE_DIR and $GRADIENT_DATASETS_DIR; /artifacts, /storage "
-            "and /datasets are not there."
+            "$GRADIENT_ARTIFACTS_DIR, $GRADIENT_STORAGE_DIR and $GRADIENT_DATASETS_DIR; /artifacts, "
+            "/storage, /datasets and /data are not there."
         )
         env = {"TMPDIR": places.tmp, "PWD": places.workspace, **_at(places, env, task, mark)}
         return World(
@@ -150,7 +156,10 @@ class Worlds:
 def _try_out(prefix: list[str], scratch: str) -> str:
     """Why no world can be made; empty when it can."""
     status = os.path.join(scratch, "status")
-    test = 'test "$PWD" = "$1" && : > /artifacts/a && : > /storage/s && : > /tmp/t && ! (: > /datasets/d)'
+    test = (
+        'test "$PWD" = "$1" && : > /artifacts/a && : > /storage/s && : > /tmp/t && ! (: > /datasets/d/d) && '
+    )
+    test += "! (: > /datasets/e) && ! (: > /data/e) && test -d /data/d/."
     with open(status, "wb") as file:  # noqa: PTH123  # only its descriptor matters
         number = str(file.fileno())
         argv = [number if word == str(private.STATUS_FD) else word for word in prefix]
@@ -177,7 +186,13 @@ def _try_out(prefix: list[str], scratch: str) -> str:
 
 
 def _bubblewrap(
-    program: str, places: Places, host: HostEnvironment | None, *, gpus: bool
+    program: str,
+    places: Places,
+    host: HostEnvironment | None,
+    datasets: Mapping[str, Path],
+    public: Mapping[str, Path],
+    *,
+    gpus: bool,
 ) -> tuple[list[str], list[tuple[str, str]]]:
     """The command line up to the task's own command, and the same as (inside, outside) pairs.
 
@@ -208,18 +223,51 @@ def _bubblewrap(
         ("--bind", places.home, HOME),
         ("--bind", places.artifacts, "/artifacts"),
         ("--bind", places.storage, "/storage"),
-        ("--ro-bind", places.datasets, "/datasets"),
     ]
     for option, outside, inside in own:
         argv += [option, outside, inside]
         mounts.append((inside, outside))
     argv += ["--symlink", WORKSPACE, "/paperspace"]
     mounts.append(("/paperspace", places.workspace))
+    _mount_datasets(argv, mounts, datasets, public)
     for path in _hidden_again(host):
         argv += ["--ro-bind-try", path, path]
         mounts.append((path, path))
+    argv += ["--remount-ro", "/datasets", "--remount-ro", "/data"]
     argv += ["--chdir", WORKSPACE, "--"]
     return argv, mounts
+
+
+def _mount_datasets(
+    argv: list[str],
+    mounts: list[tuple[str, str]],
+    datasets: Mapping[str, Path],
+    public: Mapping[str, Path],
+) -> None:
+    """Each at ``/datasets/NAME`` and ``/data/NAME``. The directories themselves take no writes either.
+
+    Many hosts have a ``/data`` of their own. Where there are no datasets it is there as it is; else what it
+    holds is shown beside them, if that is not too much for a command line.
+    """
+    given = {**public, **datasets}
+    argv += ["--tmpfs", "/datasets"]
+    mounts.append(("/datasets", ""))
+    if not given and Path("/data").is_dir():
+        argv += ["--ro-bind", "/data", "/data"]
+        mounts.append(("/data", "/data"))
+        return
+    argv += ["--tmpfs", "/data"]
+    mounts.append(("/data", ""))
+    beside = list(islice(_entries("/data", set(given)), _MOST_BESIDE + 1))
+    for name, link in beside if len(beside) <= _MOST_BESIDE else ():
+        path = "/data/" + name
+        argv += ["--symlink", link, path] if link else ["--ro-bind-try", path, path]
+        mounts.append((path, path))
+    for name, outside in given.items():
+        # What was asked for must be there; what the administrator provides may be just gone.
+        bind = "--ro-bind" if name in datasets else "--ro-bind-try"
+        argv += [bind, str(outside), f"/datasets/{name}", "--symlink", f"/datasets/{name}", f"/data/{name}"]
+        mounts += [(f"/datasets/{name}", str(outside)), (f"/data/{name}", str(outside))]
 
 
 def _entries(directory: str, without: frozenset[str] | set[str]) -> Iterator[tuple[str, str]]:
