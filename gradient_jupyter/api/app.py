@@ -11,6 +11,7 @@ from gradient_jupyter.api import (
     admin,
     artifacts,
     events,
+    health,
     jobs,
     logs,
     machine_types,
@@ -18,8 +19,10 @@ from gradient_jupyter.api import (
     projects,
     server,
     snapshots,
+    tokens,
 )
-from gradient_jupyter.api.endpoint import Door, Endpoint
+from gradient_jupyter.api.door import Door
+from gradient_jupyter.api.endpoint import Endpoint
 from gradient_jupyter.api.routes import NATIVE, Face, Host, Route
 from gradient_jupyter.control.plane import Plane
 
@@ -35,7 +38,7 @@ def all_routes() -> list[Route]:
     def document() -> dict[str, Any]:
         return openapi.document(found)
 
-    for noun in (projects, jobs, logs, artifacts, snapshots, machine_types, events, admin):
+    for noun in (projects, jobs, logs, artifacts, snapshots, machine_types, events, admin, tokens, health):
         found += noun.routes()
     found += server.routes(document)
     return found

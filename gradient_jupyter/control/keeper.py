@@ -12,9 +12,10 @@ import contextlib
 import logging
 import shutil
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
-from gradient_jupyter.control import leftovers, tasks
+from gradient_jupyter.control import audit, leftovers, tasks
 from gradient_jupyter.control.clock import Clock
 from gradient_jupyter.control.leftovers import Leftover
 from gradient_jupyter.control.retention import Retention, Retired
@@ -72,6 +73,8 @@ class Keeper:
         plane = self._plane
         if plane.read_only:
             raise refusal(plane.read_only)
+        if not dry_run:
+            await plane.database.write(partial(audit.record, action="server.collect", noun="server"))
         async with self._turn:
             before = shutil.disk_usage(plane.layout.root).free
             retired = await self._retention.apply(dry_run=dry_run, trust_clock=trust_clock)
@@ -132,6 +135,8 @@ class Keeper:
         await plane.on_files(self._load_ballast)
         retired = await self._retention.apply()
         self._tell(retired)
+        keep = plane.settings.audit_keep_days, plane.settings.audit_keep_entries
+        await plane.database.write(partial(audit.trim, keep_days=keep[0], keep_most=keep[1]))
         swept = await plane.garbage.sweep(whole=whole, most=_MOST)
         if swept.blobs:
             log.info("cleared away %d files that no snapshot names: %s", swept.blobs, decimal(swept.bytes))

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 import msgspec
 
 from gradient_jupyter.control import machines
+from gradient_jupyter.control.audit import Refusals
 from gradient_jupyter.control.changes import Changes
 from gradient_jupyter.control.collect import Collector
 from gradient_jupyter.control.followed import Followed
 from gradient_jupyter.control.garbage import Garbage
+from gradient_jupyter.control.granted import Granted
 from gradient_jupyter.control.keeper import Keeper
 from gradient_jupyter.control.layout import Layout
 from gradient_jupyter.control.machines import Size
@@ -84,6 +86,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     outbound_timeout_s: float = 300
     outbound_max_bytes: int = 512 * 2**20
     outbound_at_once: int = 4
+    audit_keep_days: float = 365
+    """How long the record of what was done is kept, and tokens that have ended."""
+    audit_keep_entries: int = 1_000_000
+    """The most entries of it; the oldest go first."""
 
 
 class Plane:
@@ -117,6 +123,8 @@ class Plane:
         self.cut_intakes: set[Intake] = set()
         self.ballast = Ballast(layout.ballast, settings.ballast_bytes)
         self.database = Database(layout.database, self.changes.published, self.ballast.drop, read_only)
+        self.granted = Granted(self.database)
+        self.refusals = Refusals(self.database)
         self.followed = Followed(self.changes, self.database)
         self._files = ThreadPoolExecutor(4, "files")
         self.visits = Visits(
@@ -164,6 +172,8 @@ class Plane:
         await self.engine.close()
         await asyncio.gather(*(intake.settled.wait() for intake in self.cut_intakes))
         await self.followed.close()
+        await self.granted.close()
+        await self.refusals.close()
         await asyncio.to_thread(self._files.shutdown)
         await asyncio.to_thread(self.database.close)
 
