@@ -21,7 +21,8 @@ VERBS: dict[str, Verb] = {
         "machine_types", "machine_types", "What a job can run on, and what is free", ("machine-types",)
     ),
     "server": Verb("server", "server", "start, stop, status of your own server"),
-    "admin": Verb("admin", "admin", "df, gc, doctor: the disk, what can go, what is wrong"),
+    "admin": Verb("admin", "admin", "df, gc, doctor, audit: the disk, what is wrong, who did what"),
+    "tokens": Verb("tokens", "tokens", "create, list, revoke: for CI and other programs of yours"),
     "completion": Verb("completion", "completion", "Completion of commands for bash, zsh or fish"),
     "version": Verb("version", "version", "The version of this program"),
 }

@@ -19,6 +19,7 @@ from gradient_jupyter.client.jobs import Jobs
 from gradient_jupyter.client.locate import Named, locate
 from gradient_jupyter.client.machine_types import MachineTypes
 from gradient_jupyter.client.projects import Projects
+from gradient_jupyter.client.tokens import Tokens
 from gradient_jupyter.client.transport import Transport
 from gradient_jupyter.resources.server import ServerInfo
 
@@ -39,6 +40,7 @@ class Client:
         self.projects = Projects(self._transport)
         self.machine_types = MachineTypes(self._transport)
         self.admin = Admin(self._transport)
+        self.tokens = Tokens(self._transport)
 
     @property
     def url(self) -> str:
