@@ -218,7 +218,9 @@ class People(SoloServer):
         found = {}
         database = sqlite3.connect(f"file:{self.data / 'gradient.sqlite'}?mode=ro", uri=True)
         try:
-            names = [row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+            names = [
+                row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            ]
             for name in sorted(set(names) - _NOT_STATE):
                 columns = [row[1] for row in database.execute(f"PRAGMA table_info('{name}')")]
                 kept = ", ".join(f'"{column}"' for column in columns if column != "last_used_us")
@@ -231,7 +233,7 @@ class People(SoloServer):
                 (str(path), path.lstat().st_size if path.is_file() else 0)
                 for path in sorted((self.data / room).rglob("*"))
             ]
-            found[room] = hashlib.sha256(repr(files).encode()).hexdigest()
+            found[f"{room}/"] = hashlib.sha256(repr(files).encode()).hexdigest()
         return found
 
     def _seed(self) -> None:
