@@ -135,13 +135,15 @@ class Keeper:
         await plane.on_files(self._load_ballast)
         retired = await self._retention.apply()
         self._tell(retired)
-        keep = plane.settings.audit_keep_days, plane.settings.audit_keep_entries
-        await plane.database.write(partial(audit.trim, keep_days=keep[0], keep_most=keep[1]))
         swept = await plane.garbage.sweep(whole=whole, most=_MOST)
         if swept.blobs:
             log.info("cleared away %d files that no snapshot names: %s", swept.blobs, decimal(swept.bytes))
         if whole:
             await plane.on_files(plane.blobs.remove_leftovers)
+        keep = plane.settings
+        await plane.database.write(
+            partial(audit.trim, keep_days=keep.audit_keep_days, keep_most=keep.audit_keep_entries)
+        )
         return swept.more
 
     def _tell(self, retired: Retired) -> None:
