@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
+import signal
 import sqlite3
 import sys
 from pathlib import Path
@@ -66,6 +67,7 @@ class People(SoloServer):
         self.tokens: dict[str, str | None] = {"none": None, "wrong": "gru_" + "w" * 43}
         self.ids: dict[str, str] = {}
         self.user_ids: dict[str, str] = {}
+        self._line: http.client.HTTPConnection | None = None
         self.http = urllib3.PoolManager(retries=False, timeout=PATIENCE_S)
 
     def start(self) -> People:
@@ -80,6 +82,13 @@ class People(SoloServer):
         if first:
             self._make_things()
         return self
+
+    def _end(self, number: signal.Signals) -> None:
+        super()._end(number)
+        self.http.clear()
+        if self._line is not None:
+            self._line.close()
+            self._line = None
 
     def ask(
         self,
@@ -119,7 +128,9 @@ class People(SoloServer):
     ) -> tuple[int, bytes, http.client.HTTPMessage]:
         """A request whose path goes over the wire as it stands: no client tidies it up."""
         assert self.runtime is not None
-        connection = http.client.HTTPConnection(self.host, timeout=PATIENCE_S)
+        connection, self._line = self._line, None
+        if connection is None:
+            connection = http.client.HTTPConnection(self.host, timeout=PATIENCE_S)
         token = self.tokens[who]
         known = {} if token is None else {"Authorization": f"Bearer {token}"}
         connection.putrequest(method, "/", skip_accept_encoding=True)
@@ -132,10 +143,12 @@ class People(SoloServer):
         connection.endheaders(data)
         answer = connection.getresponse()
         stream = answer.getheader("Content-Type") == "text/event-stream"
-        try:
-            return answer.status, b"" if stream else answer.read(), answer.headers
-        finally:
+        content = b"" if stream else answer.read()
+        if stream or answer.will_close:
             connection.close()
+        else:
+            self._line = connection
+        return answer.status, content, answer.headers
 
     @property
     def host(self) -> str:

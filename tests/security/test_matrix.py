@@ -115,6 +115,7 @@ def settle(people: People, line: Line, path: str, answer) -> None:
     """Waits for what a request that succeeded has set going."""
     if line.name == "POST /api/v1/server/stop":
         people.process.wait()
+        people.stop()  # nothing is left to stop but our own connections
         people.start()
     elif line.method == "DELETE" and answer.status == 202:
         people.gone(path)
