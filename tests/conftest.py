@@ -14,6 +14,7 @@ from hypothesis import settings
 sys.path.insert(0, str(Path(__file__).parent))  # so that tests find the harness `solo`
 
 from gitserver import GitServer
+from people import People
 from solo import SoloServer
 
 # A shell that starts the tests in its background has them ignore Ctrl-C, and what is ignored stays ignored in
@@ -95,4 +96,16 @@ def own_fetching(tmp_path: Path, git_server: GitServer) -> Iterator[SoloServer]:
     """As ``fetching``, to be killed and started again. Not started yet."""
     server = SoloServer(tmp_path, *outbound_options(git_server))
     yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Iterator[People]:
+    """A running server that several people use; see ``people.py``."""
+    server = People(tmp_path_factory.mktemp("people"))
+    server.start()
+    yield server
+    for job in ("running", "second"):
+        server.ask("owner", "POST", f"/api/v1/jobs/{server.ids[job]}/stop")
+        server.until(server.ids[job], "Cancelled")
     server.stop()

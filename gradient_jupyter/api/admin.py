@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from gradient_jupyter.api.routes import Call, Right, Route
-from gradient_jupyter.control import doctor, usage
+from gradient_jupyter.api.routes import Call, Right, Route, cursor
+from gradient_jupyter.control import audit, doctor, usage
 from gradient_jupyter.resources.admin import Collect, Collected, Diagnosis, DiskUse
+from gradient_jupyter.resources.audit import Audit, AuditQuery
 from gradient_jupyter.resources.base import Request
 
 
@@ -36,6 +37,10 @@ async def diagnose(call: Call) -> Diagnosis:
         call.host.streams -= 1
 
 
+async def record(call: Call) -> Audit:
+    return await audit.page(call.plane, call.query, cursor(call.query.cursor))
+
+
 def routes() -> list[Route]:
     return [
         Route(
@@ -49,5 +54,9 @@ def routes() -> list[Route]:
         Route(
             "GET", "/admin/doctor", Right.OPERATE, diagnose, query=DoctorQuery, returns=Diagnosis,
             summary="How the installation does, and what to do about it",
+        ),
+        Route(
+            "GET", "/admin/audit", Right.OPERATE, record, query=AuditQuery, returns=Audit,
+            summary="What changed rights, destroyed or revealed something, newest first",
         ),
     ]  # fmt: skip

@@ -12,6 +12,7 @@ from gradient_jupyter.api import (
     artifacts,
     datasets,
     events,
+    health,
     jobs,
     logs,
     machine_types,
@@ -22,8 +23,10 @@ from gradient_jupyter.api import (
     secrets,
     server,
     snapshots,
+    tokens,
 )
-from gradient_jupyter.api.endpoint import Door, Endpoint
+from gradient_jupyter.api.door import Door
+from gradient_jupyter.api.endpoint import Endpoint
 from gradient_jupyter.api.routes import NATIVE, Face, Host, Route
 from gradient_jupyter.control.plane import Plane
 
@@ -41,7 +44,7 @@ def all_routes() -> list[Route]:
 
     for noun in (
         projects, members, jobs, logs, artifacts, metrics, snapshots, machine_types, events, admin, secrets,
-        datasets,
+        datasets, tokens, health,
     ):  # fmt: skip
         found += noun.routes()
     found += server.routes(document)

@@ -1,28 +1,34 @@
 """The dispatcher: the one tornado handler every request goes through.
 
-In this order, and before anything else is looked at: the Host names us, the Origin is ours, the token
-is known, the route exists, the token allows it, the body is small enough. Then values are decoded by type
-and the route's function is called. What it raises becomes the one error shape; what nobody foresaw is
+In this order, and before anything else is looked at: the Host names us, the Origin is ours, the token is
+known (``door``), the route exists, the token allows it, the body is small enough. Then values are decoded by
+type and the route's function is called. What it raises becomes the one error shape; what nobody foresaw is
 logged under an id and answered as a 500 that names it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
-import hmac
 import logging
+import re
+import time
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
+from sqlalchemy import Connection
 from tornado import httputil, iostream, web
 
-from gradient_jupyter.api.routes import Answer, Call, Face, Host, Inside, Right, Route, Sink
-from gradient_jupyter.control import attempts, tokens
+from gradient_jupyter.api.door import Door, bearer, check_right
+from gradient_jupyter.api.meter import NO_ROUTE
+from gradient_jupyter.api.routes import ROOT, Answer, Call, Face, Host, Inside, Right, Route, Sink
+from gradient_jupyter.control import access, context
 from gradient_jupyter.control.access import Principal
+from gradient_jupyter.control.context import Asking
+from gradient_jupyter.control.granted import TokenEnded
 from gradient_jupyter.control.plane import Plane
 from gradient_jupyter.resources.base import new_id
 from gradient_jupyter.resources.decoding import convert, decode
@@ -38,59 +44,20 @@ from gradient_jupyter.resources.errors import (
     TooLarge,
     Unauthenticated,
 )  # fmt: skip
+from gradient_jupyter.resources.owner import Role
+from gradient_jupyter.store import jobs as job_rows
+from gradient_jupyter.store import projects as project_rows
 from gradient_jupyter.store.database import refusal
 
 log = logging.getLogger(__name__)
+requests = logging.getLogger("gradient_jupyter.requests")
 
+#: A caller's own id of a request is taken when it is harmless wherever it is shown.
+_REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _METHODS = ("GET", "HEAD", "POST", "DELETE", "PATCH", "PUT", "OPTIONS")
 _DRAIN = 1 << 20
-
-
-class Door:
-    """Who may come in: solo's one user, by the token in their runtime file."""
-
-    def __init__(self, token: str, principal: Principal, hosts: frozenset[str]) -> None:
-        self._token = token.encode()
-        self._principal = principal
-        self._hosts = hosts
-
-    def check_host(self, headers: httputil.HTTPHeaders) -> None:
-        """Loopback is no boundary: a page that rebinds its name to 127.0.0.1 still sends that name."""
-        hosts = headers.get_list("Host")
-        if len(hosts) != 1 or hosts[0].lower() not in self._hosts:
-            raise Forbidden(
-                "This server does not answer to that Host.",
-                next="Use the address it printed: gradient server status",
-                code="wrong-host",
-            )
-        for origin in headers.get_list("Origin"):
-            try:
-                parts = urlsplit(origin)
-                ours = parts.scheme == "http" and parts.netloc.lower() in self._hosts
-            except ValueError:  # an address that is none, such as http://[
-                ours = False
-            if not ours:
-                raise Forbidden(
-                    "Requests from other sites are refused.",
-                    next="Use the client or curl.",
-                    code="foreign-origin",
-                )
-
-    def principal(self, token: str) -> Principal:
-        """Whose token this is."""
-        if not hmac.compare_digest(token.encode("utf-8", "surrogateescape"), self._token):
-            raise Unauthenticated(
-                "A token is needed: none was sent, or not this server's.",
-                next="Send Authorization: Bearer <token>; the client finds it by itself.",
-                code="no-token" if not token else "wrong-token",
-            )
-        return self._principal
-
-
-def bearer(headers: httputil.HTTPHeaders) -> str:
-    """The token. Tokens travel in this header only; empty when there is none."""
-    kind, _, token = headers.get("Authorization", "").partition(" ")
-    return token.strip() if kind.lower() in ("bearer", "token") else ""
+#: What these open changes rows, so it is refused while nothing may be changed.
+_CHANGING = frozenset({Right.WRITE, Right.ACCESS})
 
 
 @web.stream_request_body
@@ -111,11 +78,34 @@ class Endpoint(web.RequestHandler):
         self._sink: Sink | None = None
         self._running: asyncio.Task[None] | None = None
         self._refused: Exception | None = None
+        self._began_s = time.monotonic()
+        self._streamed = False
+        self._over = False
+        self._open = contextlib.ExitStack()
+        # Until somebody is known: where it comes from. (tornado asks for the id before it calls us.)
+        self._asking = Asking(request_id=self.request_id, address=self.request.remote_ip or "")
+
+    @property
+    def request_id(self) -> str:
+        """Ours, or the caller's own."""
+        known: str | None = getattr(self, "_request_id", None)
+        if known is None:
+            given = self.request.headers.get("X-Request-Id", "")
+            known = given if _REQUEST_ID.fullmatch(given) else new_id("rq")
+            self._request_id = known
+        return known
+
+    @property
+    def template(self) -> str:
+        """The address as the document shows it: a real one may hold what is not for a log."""
+        return next((route.address for route in self.routes.values()), NO_ROUTE)
 
     # What tornado calls, in its order: prepare, data_received for each piece of the body, the method.
 
     async def prepare(self) -> None:
-        self.host.touch()
+        if self.face is not ROOT:
+            self.host.touch()  # whoever only looks whether the server is there does not need it
+        context.enter(self._asking)
         try:
             self._route, self._call = await self._admit()
             self._refuse_large(_declared(self.request.headers))
@@ -127,9 +117,19 @@ class Endpoint(web.RequestHandler):
             self._refused = error
             if _declared(self.request.headers) > _DRAIN:
                 self._refuse_early(error)
+        finally:
+            self._tell("head_read")
 
     async def data_received(self, chunk: bytes) -> None:
+        began_s = time.monotonic()
+        try:
+            await self._take(chunk)
+        finally:
+            self._tell("piece_read", len(chunk), time.monotonic() - began_s)
+
+    async def _take(self, chunk: bytes) -> None:
         self.host.touch()
+        context.enter(self._asking)
         if self._finished:
             return  # refused already; tornado closes the connection after the answer
         if self._refused is not None:
@@ -151,6 +151,7 @@ class Endpoint(web.RequestHandler):
                 await sink.abort()
 
     async def _dispatch(self, **_: str) -> None:
+        self._tell("body_read")
         if self._finished:
             return
         if self._refused is not None:
@@ -180,7 +181,11 @@ class Endpoint(web.RequestHandler):
 
     get = head = post = delete = patch = put = options = _dispatch
 
+    def on_finish(self) -> None:
+        self._end(self.get_status())
+
     def on_connection_close(self) -> None:
+        self._end(self.get_status() if self._headers_written else 499)  # as nginx says that the caller went
         if self._sink is not None:
             sink, self._sink = self._sink, None
             self._ending = asyncio.ensure_future(self._cut(sink))
@@ -192,7 +197,31 @@ class Endpoint(web.RequestHandler):
             await sink.cut()
         except Exception:
             # Nobody is left to tell. The sender will find that it has to send again.
-            log.warning("%s: what had come of a cut upload is not kept", self.request.path, exc_info=True)
+            log.warning("%s: what had come of a cut upload is not kept", self.template, exc_info=True)
+
+    def _tell(self, what: str, *values: float) -> None:
+        """Tells the connection's stream how far the request is, where it wants to know."""
+        stream = getattr(self.request.connection, "stream", None)
+        if (told := getattr(stream, what, None)) is not None:
+            told(*values)
+
+    def _end(self, status: int) -> None:
+        """The request is over: it is counted and, by its template, told."""
+        if self._over:
+            return
+        self._over = True
+        self._open.close()
+        self._tell("request_over")
+        took_s = time.monotonic() - self._began_s
+        method = self.request.method if self.request.method in _METHODS else "(other)"
+        self.host.meter.request(method, self.template, status, took_s, streamed=self._streamed)
+        requests.info(
+            "%s %s %d %.1f ms", method, self.template, status, took_s * 1000,
+            extra={
+                "method": method, "route": self.template, "status": status,
+                "duration_ms": round(took_s * 1000, 3), "asking": self._asking,
+            },
+        )  # fmt: skip
 
     def compute_etag(self) -> None:
         """Hashing every answer to save none of them is not worth it; artifacts have their own."""
@@ -204,6 +233,7 @@ class Endpoint(web.RequestHandler):
         self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("Referrer-Policy", "no-referrer")
         self.set_header("Cross-Origin-Resource-Policy", "same-origin")
+        self.set_header("X-Request-Id", self.request_id)
 
     def log_exception(self, *args: Any) -> None:
         """What concerns us was logged by ``_refuse``; the rest is a caller's malformed HTTP."""
@@ -214,7 +244,7 @@ class Endpoint(web.RequestHandler):
         if status_code == 405:
             error = NotAllowed("This method does not exist here.")
         elif status_code >= 500:
-            error = ServerError("Something went wrong in the server.", next="Its log says more.")
+            error = ServerError(f"Something went wrong in the server; it is logged as {self.request_id}.")
         # tornado refuses before it reads the request, and then closes the connection.
         self.set_header("Connection", "close")
         self._write_refusal(error, status_code)
@@ -227,10 +257,8 @@ class Endpoint(web.RequestHandler):
         route = self.routes.get(self.request.method or "")
         if route is not None and route.right is Right.PUBLIC:
             principal = Principal(user_id="", name="anonymous")
-        elif (token := bearer(headers)).startswith(tokens.PREFIX):
-            principal = await attempts.principal(self.plane, token)
         else:
-            principal = self.door.principal(token)
+            principal = await self._recognise()
         if not self.routes:
             raise NotFound(
                 "There is nothing at this address.",
@@ -242,7 +270,9 @@ class Endpoint(web.RequestHandler):
                 f"{self.request.method} does not exist here.",
                 next=f"Here are: {', '.join(sorted(self.routes))}.",
             )
-        if route.right is Right.WRITE and self.plane.read_only:
+        if principal.attempt is None and route.right is not Right.PUBLIC:
+            check_right(principal, route.right)
+        if route.method != "GET" and route.right in _CHANGING and self.plane.read_only:
             raise refusal(self.plane.read_only)
         path = {name: self.path_kwargs[name] for name in route.names}
         if principal.attempt is not None and not (
@@ -262,7 +292,57 @@ class Endpoint(web.RequestHandler):
             headers=headers,
             query=self._query(route),
         )
+        if route.right is not Right.PUBLIC:
+            self._open.enter_context(
+                self.host.watch.over(lambda: self._check_still(route, path), self._cut_off)
+            )
         return route, call
+
+    async def _recognise(self) -> Principal:
+        """Whose request it is. From now on whatever is logged and recorded says so."""
+        try:
+            principal = await self.door.principal(self.plane, bearer(self.request.headers))
+        except Unauthenticated as error:
+            known = self._asking
+            if isinstance(error, TokenEnded):
+                self._ask_as(user_id=error.user_id, token_id=error.token_id)
+                known = self._asking
+            if error.code != "no-token":
+                self.plane.refusals.count(known, error.code)
+            raise
+        job_id, attempt = principal.attempt or ("", 0)
+        self._ask_as(
+            user_id=principal.user_id,
+            token_id=principal.token_id or "",
+            attempt=f"{job_id}-{attempt}" if job_id else "",
+        )
+        return principal
+
+    def _ask_as(self, *, user_id: str, token_id: str, attempt: str = "") -> None:
+        self._asking = Asking(
+            request_id=self.request_id, address=self._asking.address, user_id=user_id, token_id=token_id,
+            attempt=attempt, job_id=self.path_kwargs.get("job_id") or "",
+        )  # fmt: skip
+        context.enter(self._asking)
+
+    async def _check_still(self, route: Route, path: dict[str, str]) -> None:
+        """Raises when whoever asked would not be let in any more."""
+        principal = await self.door.principal(self.plane, bearer(self.request.headers))
+        if principal.attempt is not None:
+            return
+        check_right(principal, route.right)
+
+        def look(connection: Connection) -> None:
+            # What was deleted meanwhile ends in its own way.
+            if (job_id := path.get("job_id")) and job_rows.find(connection, job_id) is not None:
+                access.job(connection, principal, job_id, Role.VIEWER)
+            if (project_id := path.get("project_id")) and project_rows.exists(connection, project_id):
+                access.project(connection, principal, project_id, Role.VIEWER)
+
+        await self.plane.database.read(look)
+
+    def _cut_off(self) -> None:
+        self.request.connection.stream.close()  # type: ignore[union-attr]
 
     def _query(self, route: Route) -> Any:
         given = dict(self.request.query_arguments)
@@ -315,6 +395,7 @@ class Endpoint(web.RequestHandler):
         if hasattr(result, "write"):
             answer: Answer = result
             # Only what is written to a reader ends with the reader; what changes something is finished.
+            self._streamed = self._route.media == "text/event-stream"
             self._running = asyncio.current_task()
             await answer.write(_Wire(self))
             await self.finish()
@@ -336,14 +417,13 @@ class Endpoint(web.RequestHandler):
         if isinstance(error, OSError):
             error = _of_the_system(error)
         if not isinstance(error, GradientError):
-            incident = new_id("x")
-            log.error("%s: %s %s", incident, self.request.method, self.request.path, exc_info=error)
+            log.error("%s: %s %s", self.request_id, self.request.method, self.template, exc_info=error)
             error = ServerError(
-                f"Something went wrong in the server; it is logged as {incident}.",
+                f"Something went wrong in the server; it is logged as {self.request_id}.",
                 next="Report it with the lines of the server's log that bear this id.",
             )
         elif error.status >= 500:
-            log.warning("%s %s: %s", self.request.method, self.request.path, error)
+            log.warning("%s: %s %s: %s", self.request_id, self.request.method, self.template, error)
         if self._headers_written:
             # Half an answer is out: cutting the connection is the only honest way to say so.
             self.request.connection.stream.close()  # type: ignore[union-attr]

@@ -39,7 +39,7 @@ async def follow(call: Call) -> EventStream[bytes | Truncated | Job | Ended]:
 
 async def whole(call: Call) -> Bytes:
     pieces = await logs.whole(call.plane, call.principal, call.path["job_id"], call.query.attempt)
-    return Bytes(pieces, "text/plain; charset=utf-8")
+    return Bytes(pieces, "text/plain; charset=utf-8", f"{call.path['job_id']}.log")
 
 
 def _pieces(pieces: Sequence[Piece]) -> bytes:

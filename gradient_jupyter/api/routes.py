@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -32,6 +33,10 @@ class Right(enum.StrEnum):
     WRITE = "write"
     OPERATE = "operate"
     """Stop the server itself, and look after it. In solo that is its one user's."""
+    ACCESS = "access"
+    """Say who may do what: tokens, and members of projects."""
+    OBSERVE = "observe"
+    """The server's own figures, which tell of everybody's jobs together."""
 
 
 class Inside(enum.StrEnum):
@@ -56,6 +61,8 @@ class Face:
 
 #: Our own.
 NATIVE = Face(f"/api/{API}", lambda error: ErrorAnswer(error=error.body()))
+#: The same words, for the few addresses that others look for at the root.
+ROOT = Face("", NATIVE.refusal)
 
 
 class Sink(Protocol):
@@ -91,6 +98,29 @@ class Heart(Protocol):
     def forget(self, stream: Connection) -> None: ...
 
 
+class Watch(Protocol):
+    """Looks again at open requests."""
+
+    def over(
+        self, check: Callable[[], Awaitable[None]], cut: Callable[[], None]
+    ) -> AbstractContextManager[None]: ...
+    def look_now(self) -> None:
+        """Something was taken from somebody: what they have open ends."""
+
+    def __len__(self) -> int: ...
+
+
+class Meter(Protocol):
+    """Counts what is answered."""
+
+    def request(self, method: str, route: str, status: int, took_s: float, *, streamed: bool) -> None: ...
+    def exposition(self, now: Any) -> tuple[bytes, str]: ...
+
+
+class Readiness(Protocol):
+    async def ready(self) -> bool: ...
+
+
 class Host(Protocol):
     """The program around the API, as far as a route may speak to it."""
 
@@ -99,6 +129,9 @@ class Host(Protocol):
     url: str
     streams: int
     heart: Heart
+    watch: Watch
+    meter: Meter
+    readiness: Readiness
     started_us: int
 
     def stop(self) -> None: ...

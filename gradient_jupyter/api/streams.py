@@ -116,14 +116,16 @@ class EventStream(Generic[T]):
 class Bytes:
     """A stream of bytes whose length is not known beforehand."""
 
-    def __init__(self, pieces: AsyncIterator[bytes], media: str) -> None:
+    def __init__(self, pieces: AsyncIterator[bytes], media: str, name: str) -> None:
         self._pieces = pieces
         self._media = media
+        self._name = name
 
     async def write(self, to: Connection) -> None:
         pieces = aiter(self._pieces)
         first = await anext(pieces, b"")  # what is wrong from the beginning has a status of its own
-        await to.begin(200, {**_ATTACHMENT, "Content-Type": self._media})
+        attached = f"attachment; filename*=UTF-8''{quote(self._name, safe='')}"
+        await to.begin(200, {**_ATTACHMENT, "Content-Type": self._media, "Content-Disposition": attached})
         await to.send(first)
         async for piece in pieces:
             await to.send(piece)

@@ -1,4 +1,4 @@
-"""``gradient admin``: how full the disk is, clearing away, how everything does."""
+"""``gradient admin``: how full the disk is, clearing away, how everything does, who did what."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gradient_jupyter.cli.options import json_option
+from gradient_jupyter.cli.options import Duration, json_option
 from gradient_jupyter.cli.terminal import note, say
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _ICONS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "red"
 
 @click.group()
 def admin() -> None:
-    """Look after the installation: the disk, what can go, what is wrong."""
+    """Look after the installation: the disk, what can go, what is wrong, who did what."""
 
 
 @admin.command()
@@ -114,6 +114,49 @@ def rotate_key(*, as_json: bool) -> int:
         note(f"  ✓ new key   {done.key_id}; {many} encrypted under it")
         if done.unreadable:
             note(f"  ! {done.unreadable:,} could not be read and are as they were: gradient secrets list")
+
+
+@admin.command()
+@click.option("--since", type=Duration(), metavar="TIME", help="Only so long ago or less: 90m, 24h, 7d.")
+@click.option("-n", "--lines", type=click.IntRange(min=1), default=100, help="At most so many.  [100]")
+@json_option
+def audit(*, since: float | None, lines: int, as_json: bool) -> int:
+    """Who changed rights, destroyed or revealed something: when, what, from where. Newest first."""
+    from itertools import islice
+
+    from gradient_jupyter.cli.terminal import Column, print_json, table
+    from gradient_jupyter.cli.text import clean, moment
+    from gradient_jupyter.client import Client
+    from gradient_jupyter.resources.base import now_us
+
+    now = now_us()
+    since_us = None if since is None else max(0, now - round(since * 1e6))
+    with Client() as client:
+        found = list(islice(client.admin.audit(since_us=since_us), lines))
+    if as_json:
+        print_json(found)
+    elif not found:
+        note("  Nothing is recorded" + (" since then." if since is not None else "."))
+    else:
+        table(
+            (
+                Column("When"), Column("What"), Column("To", gives=True), Column("By"), Column("From"),
+                Column("", gives=True),
+            ),
+            (
+                (
+                    (moment(one.time_us, now), "dim"),
+                    (one.action, "red" if one.result == "refused" else ""),
+                    clean(one.id),
+                    clean(one.attempt or one.token_id or one.user_id or "the server")
+                    if one.action != "login"
+                    else clean(one.token_id or "nobody known"),
+                    clean(one.address),
+                    (clean(one.detail), "dim"),
+                )
+                for one in found
+            ),
+        )  # fmt: skip
     return 0
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
 from gradient_jupyter.client.transport import Transport
 from gradient_jupyter.resources.admin import Collect, Collected, Diagnosis, DiskUse
+from gradient_jupyter.resources.audit import Audit, AuditEntry
 from gradient_jupyter.resources.decoding import decode
 from gradient_jupyter.resources.errors import ServerUnavailable
 from gradient_jupyter.resources.secret import Rotated
@@ -44,6 +46,17 @@ class Admin:
         """How everything does; ``full`` reads every stored file."""
         query = {"full": "true"} if full else None
         return self._transport.request("GET", "/admin/doctor", Diagnosis, query=query, answer_s=_LONG_S)
+
+    def audit(self, *, since_us: int | None = None) -> Iterator[AuditEntry]:
+        """What changed rights, destroyed or revealed something, newest first; ``since_us``: from then on."""
+        cursor = None
+        while True:
+            page = self._transport.request(
+                "GET", "/admin/audit", Audit, query={"limit": 500, "cursor": cursor, "since_us": since_us}
+            )
+            yield from page.items
+            if (cursor := page.next) is None:
+                return
 
 
 def examine(data: Path, *, full: bool = False) -> Diagnosis:

@@ -21,6 +21,7 @@ from gradient_jupyter.client.locate import Keyed, Named, locate
 from gradient_jupyter.client.machine_types import MachineTypes
 from gradient_jupyter.client.projects import Projects
 from gradient_jupyter.client.secrets import Secrets
+from gradient_jupyter.client.tokens import Tokens
 from gradient_jupyter.client.transport import Transport
 from gradient_jupyter.resources.owner import User
 from gradient_jupyter.resources.server import ServerInfo
@@ -43,6 +44,7 @@ class Client:
         self.machine_types = MachineTypes(self._transport)
         self.secrets = Secrets(self._transport)
         self.admin = Admin(self._transport)
+        self.tokens = Tokens(self._transport)
 
     @property
     def url(self) -> str:

@@ -24,6 +24,7 @@ from urllib3.util.wait import wait_for_read
 from gradient_jupyter.resources import server as wire
 from gradient_jupyter.resources.decoding import decode
 from gradient_jupyter.resources.errors import InvalidRequest, ServerUnavailable
+from gradient_jupyter.resources.token import proof_key, token_id
 
 PREFIX = f"/api/{wire.API}"
 CONNECT_S = 5.0
@@ -94,9 +95,11 @@ class _Proven(HTTPConnection):
 
     def _say_hello(self) -> wire.Hello:
         nonce = secrets.token_urlsafe(24)
+        named = token_id(self._address.token)
+        which = f"&token={named}" if named else ""
         prefix = urlsplit(self._address.url).path
         super().request(
-            "GET", f"{prefix}{PREFIX}/hello?nonce={nonce}", preload_content=False, decode_content=False
+            "GET", f"{prefix}{PREFIX}/hello?nonce={nonce}{which}", preload_content=False, decode_content=False
         )
         response = self.getresponse()
         body = response.read(_HELLO_BYTES)
@@ -110,7 +113,7 @@ class _Proven(HTTPConnection):
             hello = decode(body, type=wire.Hello)
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise stranger from None
-        proof = wire.proof(self._address.token, nonce, self._address.url)
+        proof = wire.proof(proof_key(self._address.token), nonce, self._address.url)
         if not hmac.compare_digest(hello.proof.encode(), proof.encode()):
             raise stranger
         return hello

@@ -10,27 +10,47 @@ from gradient_jupyter.resources.errors import Forbidden, NotFound
 from gradient_jupyter.resources.job import Job
 from gradient_jupyter.resources.owner import Role
 from gradient_jupyter.resources.project import Project
+from gradient_jupyter.resources.token import Scope
 from gradient_jupyter.store import jobs, projects
+from gradient_jupyter.store.sight import BOUND
 
 
 @dataclass(frozen=True)
 class Principal:
-    """A person who was recognised, with everything that may own or share things on their behalf."""
+    """Whoever was recognised, with everything that may own or share things on their behalf, and what the
+    token they came with lets them do."""
 
     user_id: str
     name: str
     groups: tuple[str, ...] = ()
     attempt: tuple[str, int] | None = None
     """Job and attempt, when it is not the person who asks but a run of theirs."""
+    scopes: frozenset[Scope] = frozenset()
+    """What the dispatcher lets them do. Of a run, routes say themselves what they open
+    (``api.routes.Inside``)."""
+    token_id: str | None = None
+    """The token they came with, where it is one that a person made."""
+    bound: str | None = None
+    """The one project that token opens: for whoever bears it nothing else exists."""
 
     @property
     def owner(self) -> str:
-        """Who owns what this person makes without saying otherwise."""
-        return f"user:{self.user_id}"
+        """Who owns what this person makes without saying otherwise.
+
+        Through a token that opens one project that is the project: what is sent for it is compared with
+        nothing else that the person has sent.
+        """
+        return f"user:{self.user_id}" if self.bound is None else f"{BOUND}{self.bound}"
 
     @property
     def all(self) -> tuple[str, ...]:
-        return (self.owner, *(f"group:{group}" for group in self.groups))
+        """For whom things exist here: what none of these owns or shares is absent."""
+        return self.persons if self.bound is None else (f"{BOUND}{self.bound}",)
+
+    @property
+    def persons(self) -> tuple[str, ...]:
+        """Who has roles in projects. For what exists, ask ``all``."""
+        return (f"user:{self.user_id}", *(f"group:{group}" for group in self.groups))
 
 
 def project(connection: Connection, principal: Principal, project_id: str, role: Role) -> Project:
@@ -43,11 +63,31 @@ def project(connection: Connection, principal: Principal, project_id: str, role:
 
 def place(connection: Connection, principal: Principal, project_id: str, role: Role) -> projects.Place:
     """The project as a new job in it needs it."""
-    held = projects.role(connection, principal.all, project_id)
+    held = _role(connection, principal, project_id)
     if held is None:
         raise _no_project(project_id)
     _check(held, role)
     return projects.place(connection, project_id)
+
+
+def place_named(connection: Connection, principal: Principal, name: str, role: Role) -> projects.Place | None:
+    """The project that this principal calls so; None when there is none and they may make it."""
+    if principal.bound is None:
+        return projects.place_named(connection, principal.owner, name)
+    found = place(connection, principal, principal.bound, role)
+    if found.name != name:
+        raise _no_project(name)
+    return found
+
+
+def check_unbound(principal: Principal) -> None:
+    """Raises for whoever may see one project only: nothing is made beside it."""
+    if principal.bound is not None:
+        raise Forbidden(
+            f"This token opens the project {principal.bound} and nothing beside it.",
+            next="Use a token that is not bound to a project.",
+            code="token-bound",
+        )
 
 
 def job(connection: Connection, principal: Principal, job_id: str, role: Role) -> Job:
@@ -61,7 +101,13 @@ def job(connection: Connection, principal: Principal, job_id: str, role: Role) -
 
 
 def _require(connection: Connection, principal: Principal, project_id: str, role: Role) -> None:
-    _check(projects.role(connection, principal.all, project_id), role)
+    _check(_role(connection, principal, project_id), role)
+
+
+def _role(connection: Connection, principal: Principal, project_id: str) -> Role | None:
+    if principal.bound not in (None, project_id):
+        return None
+    return projects.role(connection, principal.persons, project_id)
 
 
 def _check(held: Role | None, role: Role) -> None:

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 import blake3
+from sqlalchemy import Connection
 
-from gradient_jupyter.control import access
+from gradient_jupyter.control import access, audit
 from gradient_jupyter.control.access import Principal
 from gradient_jupyter.control.collection import modified_us, open_directory, opened
 from gradient_jupyter.control.plane import Plane
@@ -106,7 +107,12 @@ async def delete(plane: Plane, principal: Principal, job_id: str, path: str) -> 
         raise _absent(job_id, path)
     # The file first: a crash in between leaves a row whose file is gone, and deleting it again succeeds.
     await plane.on_files(_remove, _directory(plane, job), path)
-    await plane.database.write(lambda connection: rows.remove_artifact(connection, job_id, path))
+
+    def work(connection: Connection) -> None:
+        rows.remove_artifact(connection, job_id, path)
+        audit.record(connection, "artifact.delete", "job", job_id, detail=path)
+
+    await plane.database.write(work)
 
 
 def _present(directory: Path, limit: int | None, start: int) -> list[Artifact]:

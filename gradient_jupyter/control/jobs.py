@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 from sqlalchemy import Connection
 
-from gradient_jupyter.control import access, datasets, machines, ports, secrets
+from gradient_jupyter.control import access, audit, datasets, machines, ports, secrets
 from gradient_jupyter.control.access import Principal
 from gradient_jupyter.control.machines import WHOLE_HOST
 from gradient_jupyter.control.plane import Plane, job_name
@@ -205,6 +205,8 @@ async def _aim(plane: Plane, principal: Principal, job_id: str, target: Target, 
         job = access.job(connection, principal, job_id, role)
         if job.target is Target.DELETED or job.target is target or (job.final and target is Target.CANCELLED):
             return job
+        verb = "delete" if target is Target.DELETED else "stop"
+        audit.record(connection, f"job.{verb}", "job", job.id, detail=f"in {job.project_id}: {job.name}")
         return rows.change(connection, job, target=target)
 
     job = await plane.database.write(work)
@@ -239,7 +241,7 @@ def _project(connection: Connection, principal: Principal, request: CreateJob) -
         project = access.place(connection, principal, request.project_id, Role.MEMBER)
     else:
         assert request.project is not None
-        named = project_rows.place_named(connection, principal.owner, request.project)
+        named = access.place_named(connection, principal, request.project, Role.MEMBER)
         project = named or project_rows.place(
             connection,
             project_rows.create(connection, principal.owner, request.project, principal.user_id).id,

@@ -12,9 +12,10 @@ import contextlib
 import logging
 import shutil
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
-from gradient_jupyter.control import leftovers, tasks
+from gradient_jupyter.control import audit, leftovers, tasks
 from gradient_jupyter.control.clock import Clock
 from gradient_jupyter.control.leftovers import Leftover
 from gradient_jupyter.control.retention import Retention, Retired
@@ -72,6 +73,8 @@ class Keeper:
         plane = self._plane
         if plane.read_only:
             raise refusal(plane.read_only)
+        if not dry_run:
+            await plane.database.write(partial(audit.record, action="server.collect", noun="server"))
         async with self._turn:
             before = shutil.disk_usage(plane.layout.root).free
             retired = await self._retention.apply(dry_run=dry_run, trust_clock=trust_clock)
@@ -140,6 +143,10 @@ class Keeper:
         await plane.trees.tidy()
         if whole:
             await plane.on_files(plane.blobs.remove_leftovers)
+        keep = plane.settings
+        await plane.database.write(
+            partial(audit.trim, keep_days=keep.audit_keep_days, keep_most=keep.audit_keep_entries)
+        )
         return swept.more
 
     def _tell(self, retired: Retired) -> None:

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 import msgspec
 
 from gradient_jupyter.control import machines, secrets
+from gradient_jupyter.control.audit import Refusals
 from gradient_jupyter.control.changes import Changes
 from gradient_jupyter.control.collect import Collector
 from gradient_jupyter.control.downloads import Downloads
 from gradient_jupyter.control.followed import Followed
 from gradient_jupyter.control.garbage import Garbage
+from gradient_jupyter.control.granted import Granted
 from gradient_jupyter.control.keeper import Keeper
 from gradient_jupyter.control.keyring import Keyring
 from gradient_jupyter.control.layout import Layout
@@ -100,6 +102,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Directories that every job finds at ``/datasets/NAME``, read-only."""
     trees_bytes: int = 50 * 2**30
     """How much unpacked datasets may take; those that jobs use now are kept whatever they take."""
+    audit_keep_days: float = 365
+    """How long the record of what was done is kept, and tokens that have ended."""
+    audit_keep_entries: int = 1_000_000
+    """The most entries of it; the oldest go first."""
 
 
 class Plane:
@@ -136,6 +142,8 @@ class Plane:
         self.cut_intakes: set[Intake] = set()
         self.ballast = Ballast(layout.ballast, settings.ballast_bytes)
         self.database = Database(layout.database, self.changes.published, self.ballast.drop, read_only)
+        self.granted = Granted(self.database)
+        self.refusals = Refusals(self.database)
         self.followed = Followed(self.changes, self.database)
         self._files = ThreadPoolExecutor(4, "files")
         self.visits = Visits(
@@ -196,6 +204,8 @@ class Plane:
         await self.engine.close()
         await asyncio.gather(*(intake.settled.wait() for intake in self.cut_intakes))
         await self.followed.close()
+        await self.granted.close()
+        await self.refusals.close()
         await asyncio.to_thread(self._files.shutdown)
         await asyncio.to_thread(self.database.close)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
-from gradient_jupyter.control import access
+from gradient_jupyter.control import access, audit
 from gradient_jupyter.control.access import Principal
 from gradient_jupyter.control.plane import Plane
 from gradient_jupyter.resources.errors import Conflict
@@ -17,6 +17,8 @@ from gradient_jupyter.store import projects as rows
 
 
 async def create(plane: Plane, principal: Principal, name: str) -> Project:
+    access.check_unbound(principal)
+
     def work(connection: Connection) -> Project:
         if rows.named(connection, principal.owner, name):
             raise Conflict(
@@ -76,6 +78,8 @@ async def delete(plane: Plane, principal: Principal, project_id: str, with_jobs:
             if job is not None and job.target is not Target.DELETED:
                 job_rows.change(connection, job, target=Target.DELETED)
         rows.mark_deleting(connection, project_id)
+        told = f"{project.name}, with {len(found)} jobs"
+        audit.record(connection, "project.delete", "project", project_id, detail=told)
         return access.project(connection, principal, project_id, Role.ADMIN), found
 
     project, found = await plane.database.write(work)

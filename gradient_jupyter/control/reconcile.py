@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 
-from gradient_jupyter.control import secrets, tasks
+from gradient_jupyter.control import context, secrets, tasks
 from gradient_jupyter.control.claiming import STARTING, Claiming
 from gradient_jupyter.control.endings import Endings, noted
 from gradient_jupyter.control.plan import (
@@ -98,17 +98,21 @@ class Reconciler:
             if self._plane.read_only:
                 self._work.done(key)
                 continue
-            try:
-                await self._reconcile(key)
-            except asyncio.CancelledError:
-                raise
-            except Exception as error:
-                # Whatever it was: no state was changed by it, and the same question is asked again later.
-                delay = self._work.failed(key)
-                known = isinstance(error, Unreachable | GradientError)
-                log.warning("%s: %s; again in %.1f s", key, error, delay, exc_info=None if known else error)
-            else:
-                self._work.done(key)
+            with context.about_job("" if key in (_QUEUE, _PROJECTS) else key):
+                await self._turn(key)
+
+    async def _turn(self, key: str) -> None:
+        try:
+            await self._reconcile(key)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            # Whatever it was: no state was changed by it, and the same question is asked again later.
+            delay = self._work.failed(key)
+            known = isinstance(error, Unreachable | GradientError)
+            log.warning("%s: %s; again in %.1f s", key, error, delay, exc_info=None if known else error)
+        else:
+            self._work.done(key)
 
     async def _reconcile(self, key: str) -> None:
         if key == _QUEUE:

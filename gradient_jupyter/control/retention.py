@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from sqlalchemy import Connection
 
+from gradient_jupyter.control import audit
 from gradient_jupyter.control.clock import Clock
 from gradient_jupyter.resources.base import now_us
 from gradient_jupyter.resources.job import Target
@@ -57,6 +58,7 @@ class Retention:
                     job = rows.find(connection, job_id)
                     if job is not None:
                         rows.change(connection, job, target=Target.DELETED)
+                        audit.record(connection, "job.delete", "job", job.id, detail="for its age")
                 return still
 
             gone += await self._plane.database.write(work)

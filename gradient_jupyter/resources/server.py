@@ -24,6 +24,7 @@ class ServerInfo(Resource, frozen=True, kw_only=True):
     mode: str
     """``solo`` or ``hub``."""
     pid: int
+    """0 for those who do not look after the server; so are ``streams``, and ``data`` is empty."""
     install: str
     """The id of this data root; names of everything its engines run begin with it."""
     engine: str
@@ -31,7 +32,8 @@ class ServerInfo(Resource, frozen=True, kw_only=True):
     """How a job's world is made here, in one sentence."""
     started_us: int
     jobs: int | None
-    """How many jobs are not final; None when the database is damaged there."""
+    """How many jobs are not final; None when the database is damaged there, and for those who do not look
+    after the server."""
     streams: int
     """How many logs and event streams are open, and repositories being fetched."""
     data: str

@@ -16,7 +16,8 @@ import socket
 from collections.abc import Sequence
 
 from tornado.httpserver import HTTPServer
-from tornado.iostream import IOStream
+
+from gradient_jupyter.server.patience import Patience, PatientStream
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +31,9 @@ _NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 class Listener:
     """Hands connections of ``sockets`` to ``server``, from now until ``close``. Of one event loop."""
 
-    def __init__(self, server: HTTPServer, sockets: Sequence[socket.socket]) -> None:
+    def __init__(self, server: HTTPServer, sockets: Sequence[socket.socket], patience: Patience) -> None:
         self._server = server
+        self._patience = patience
         self._sockets = sockets
         self._loop = asyncio.get_running_loop()
         self._pausing: asyncio.TimerHandle | None = None
@@ -64,11 +66,12 @@ class Listener:
                     return
                 continue  # it was over before we came to it
             last = connection.fileno() >= self._highest
-            stream = IOStream(
+            stream = PatientStream(
                 connection,
                 max_buffer_size=self._server.max_buffer_size,
                 read_chunk_size=self._server.read_chunk_size,
             )
+            self._patience.add(stream)
             self._server.handle_stream(stream, address)
             if last:
                 self._pause()

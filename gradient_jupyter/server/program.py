@@ -30,8 +30,11 @@ from traitlets.config import Application
 from gradient_jupyter import __version__
 from gradient_jupyter.api import routes
 from gradient_jupyter.api.app import application
-from gradient_jupyter.api.endpoint import Door
+from gradient_jupyter.api.door import Door
+from gradient_jupyter.api.health import Readiness
+from gradient_jupyter.api.meter import Meter
 from gradient_jupyter.api.streams import Heart
+from gradient_jupyter.api.watch import Watch
 from gradient_jupyter.control.access import Principal
 from gradient_jupyter.control.layout import Layout
 from gradient_jupyter.control.machines import Size
@@ -45,9 +48,11 @@ from gradient_jupyter.resources.decoding import convert
 from gradient_jupyter.resources.errors import GradientError
 from gradient_jupyter.resources.owner import User
 from gradient_jupyter.resources.server import API, Runtime, config_root, data_root, runtime_file
-from gradient_jupyter.server import claimed, descriptors
+from gradient_jupyter.resources.token import Scope
+from gradient_jupyter.server import claimed, descriptors, loglines
 from gradient_jupyter.server.dataroot import DataRootRefused, Opened, open_data_root
 from gradient_jupyter.server.listening import Listener
+from gradient_jupyter.server.patience import Patience
 from gradient_jupyter.server.public import public_datasets
 from gradient_jupyter.store import jobs as job_rows
 from gradient_jupyter.store import schema, users
@@ -190,6 +195,27 @@ class GradientServer(Application):
         "Those that jobs use are kept whatever they take.",
     ).tag(config=True)
 
+    header_timeout_s = traitlets.Float(
+        30.0, min=0.1, help="How long the head of a request may take to arrive."
+    ).tag(config=True)
+    body_timeout_s = traitlets.Float(
+        60.0,
+        min=0.1,
+        help="How long a body may stand still; after as long it also has to come at 1 kB/s on the whole.",
+    ).tag(config=True)
+    audit_keep_days = traitlets.Float(
+        365.0, min=0, help="How long the record of what was done is kept (gradient admin audit)."
+    ).tag(config=True)
+    audit_keep_entries = traitlets.Int(
+        1_000_000, min=1, help="The most entries it keeps; the oldest go first."
+    ).tag(config=True)
+    log_json = traitlets.Bool(
+        False, help="The log as one JSON object a line, for programs that collect logs."
+    ).tag(config=True)
+    log_requests = traitlets.Bool(
+        True, help="Tell each request in the log; of a flood only some, and how many were left out."
+    ).tag(config=True)
+
     @traitlets.default("log_level")
     def _log_level(self) -> int:
         return logging.INFO
@@ -210,10 +236,8 @@ class GradientServer(Application):
             self.load_config_file(config.stem, path=str(config.parent))
             self.update_config(given)
         level: Any = self.log_level
-        logging.basicConfig(
-            level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-        )
-        logging.getLogger("alembic").setLevel(logging.WARNING)
+        loglines.set_up(level, as_json=self.log_json)
+        logging.getLogger("gradient_jupyter.requests").disabled = not self.log_requests
 
     def start(self) -> None:
         layout = Layout(Path(self.data).expanduser().absolute() if self.data else data_root())
@@ -275,6 +299,8 @@ class GradientServer(Application):
             outbound_timeout_s=self.outbound_timeout_s,
             outbound_max_bytes=self.outbound_max_bytes,
             outbound_at_once=self.outbound_at_once,
+            audit_keep_days=self.audit_keep_days,
+            audit_keep_entries=self.audit_keep_entries,
         )
 
     def _check_authorities(self, path: str) -> None:
@@ -312,6 +338,10 @@ class Solo:
         self.url = ""
         self.streams = 0
         self.heart: routes.Heart = Heart()
+        self._watch, self._meter = Watch(), Meter()
+        self.watch: routes.Watch = self._watch
+        self.meter: routes.Meter = self._meter
+        self.readiness: routes.Readiness
         self.started_us = now_us()
         self._needed = time.monotonic()
 
@@ -348,6 +378,8 @@ class Solo:
             )  # fmt: skip
             await plane.start()
             user = await self._user(plane)
+            plane.granted.operators = frozenset({user.id})
+            self.readiness = Readiness(plane)
         except Unreachable as error:
             raise CannotStart(f"The engine cannot be used. {error}") from error
         except GradientError as error:
@@ -367,15 +399,19 @@ class Solo:
         )
         server: HTTPServer | None = None
         listener: Listener | None = None
+        patience = Patience(program.header_timeout_s, program.body_timeout_s)
         try:
             hosts = frozenset(f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]"))
-            door = Door(self.token, Principal(user_id=user.id, name=user.name), hosts)
+            everything = Principal(user_id=user.id, name=user.name, scopes=frozenset(Scope))
+            door = Door(self.token, everything, hosts)
             # Our own limits answer in our own words, so tornado's must not come first.
             server = descriptors.BoundedServer(
                 application(plane, self, door), max_body_size=1 << 60, max_header_size=64 * 1024,
                 idle_connection_timeout=3600, chunk_size=256 * 1024,
             )  # fmt: skip
-            listener = Listener(server, sockets)
+            listener = Listener(server, sockets, patience)
+            self._watch.start()
+            self._meter.start()
             claimed.publish(runtime_path, runtime)
             _ready(self.url)
             gc.collect()
@@ -384,6 +420,9 @@ class Solo:
             await self._until_done(plane)
         finally:
             claimed.withdraw(runtime_path, runtime)
+            patience.close()
+            self._meter.close()
+            await self._watch.close()
             if listener is not None:
                 listener.close()
             if server is not None:

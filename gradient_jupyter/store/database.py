@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import queue
 import sqlite3
@@ -108,9 +109,16 @@ class Database:
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Runs ``work`` in a transaction; returns when it is durable. Raises what ``work`` raises."""
         done: Future[T] = Future()
-        self._waiting.put(_Write(work, done))
+        # Whoever asks is known there, too: what is recorded says who did it.
+        context = contextvars.copy_context()
+        self._waiting.put(_Write(lambda connection: context.run(work, connection), done))
         # A caller that is cancelled must not undo or hide a write that is under way.
         return await asyncio.shield(asyncio.wrap_future(done))
+
+    @property
+    def waiting(self) -> int:
+        """How many writes wait for the writer."""
+        return self._waiting.qsize()
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Runs ``work`` on a reader, in one consistent view of what is committed."""

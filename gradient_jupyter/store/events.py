@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
-from sqlalchemy import Connection, delete, func, insert, or_, select
+from sqlalchemy import Connection, delete, func, insert, select
 
 from gradient_jupyter.resources.base import Resource, now_us
 from gradient_jupyter.resources.event import Action, Event
 from gradient_jupyter.store.database import Change, record
-from gradient_jupyter.store.tables import events, members
+from gradient_jupyter.store.sight import shown
+from gradient_jupyter.store.tables import events
 
 #: How many events are kept. Whoever missed more reads the lists anew.
 KEPT = 100_000
@@ -53,10 +54,9 @@ def append(
 
 def after(connection: Connection, principals: Sequence[str], seq: int, limit: int) -> list[Event]:
     """The events after ``seq`` that these principals may see, oldest first."""
-    shared = select(members.c.project_id).where(members.c.principal.in_(principals))
     rows = connection.execute(
         select(events)
-        .where(events.c.seq > seq, or_(events.c.owner.in_(principals), events.c.project_id.in_(shared)))
+        .where(events.c.seq > seq, shown(events.c.owner, events.c.project_id, principals))
         .order_by(events.c.seq)
         .limit(limit)
     )

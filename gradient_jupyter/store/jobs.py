@@ -97,6 +97,12 @@ def create(connection: Connection, job: Job, idempotency_key: str | None) -> Non
     events.append(connection, job.owner, job.project_id, "job", job.id, Action.CREATED, job, seq[0])
 
 
+def by_state(connection: Connection) -> dict[str, int]:
+    """How many jobs are in each state."""
+    rows = connection.execute(select(jobs.c.state, func.count()).group_by(jobs.c.state))
+    return {state.value: 0 for state in State} | {row[0]: row[1] for row in rows}
+
+
 def get(connection: Connection, principals: Sequence[str], job_id: str) -> Job | None:
     """The job, if it exists for these principals."""
     return _one(connection, _BY_ID.where(visible(principals)), job=job_id)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, func, insert, select, update
 from sqlalchemy.engine import Row
 
 from gradient_jupyter.resources.base import new_id, now_us
@@ -14,13 +14,13 @@ from gradient_jupyter.resources.event import Action
 from gradient_jupyter.resources.owner import Member, Role
 from gradient_jupyter.resources.project import Project
 from gradient_jupyter.store import events
+from gradient_jupyter.store.sight import shown
 from gradient_jupyter.store.tables import jobs, members, projects
 
 
 def visible(principals: Sequence[str]) -> ColumnElement[bool]:
     """The condition under which a row of ``projects`` exists for these principals."""
-    shared = select(members.c.project_id).where(members.c.principal.in_(principals))
-    return or_(projects.c.owner.in_(principals), projects.c.id.in_(shared))
+    return shown(projects.c.owner, projects.c.id, principals)
 
 
 def create(connection: Connection, owner: str, name: str, created_by: str) -> Project:
@@ -37,6 +37,11 @@ def create(connection: Connection, owner: str, name: str, created_by: str) -> Pr
 def get(connection: Connection, principals: Sequence[str], project_id: str) -> Project | None:
     row = connection.execute(_select().where(visible(principals), projects.c.id == project_id)).first()
     return _project(connection, row) if row else None
+
+
+def exists(connection: Connection, project_id: str) -> bool:
+    """For whomever."""
+    return connection.execute(select(projects.c.seq).where(projects.c.id == project_id)).first() is not None
 
 
 def named(connection: Connection, owner: str, name: str) -> Project | None:

@@ -276,3 +276,44 @@ job_datasets = Table(
     Index(None, "snapshot"),
     Index("ix_job_datasets_dataset_id", "dataset_id", "version"),
 )  # fmt: skip
+
+tokens = Table(
+    "tokens", metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("id", String, nullable=False, unique=True),
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    Column("name", String, nullable=False),
+    # SHA-256 of the token, hexadecimal. The token itself is stored nowhere.
+    Column("digest", String, nullable=False, unique=True),
+    Column("scopes", Text, nullable=False),
+    Column("project_id", ForeignKey("projects.id", ondelete="CASCADE")),
+    # The token it was made with: it ends with that one.
+    Column("parent", ForeignKey("tokens.id", ondelete="CASCADE")),
+    Column("created_us", Integer, nullable=False),
+    Column("expires_us", Integer),
+    Column("last_used_us", Integer),
+    Column("revoked_us", Integer),
+    Index(None, "user_id"),
+    Index(None, "parent"),
+    Index(None, "project_id"),
+    sqlite_autoincrement=True,
+)  # fmt: skip
+
+audit = Table(
+    "audit", metadata,
+    # No foreign keys: it is kept when what it speaks of is gone. A trigger refuses every change of a row.
+    Column("seq", Integer, primary_key=True),
+    Column("time_us", Integer, nullable=False),
+    Column("action", String, nullable=False),
+    Column("result", String, nullable=False),
+    Column("noun", String, nullable=False),
+    Column("id", String, nullable=False),
+    Column("user_id", String, nullable=False),
+    Column("token_id", String, nullable=False),
+    Column("attempt", String, nullable=False),
+    Column("address", String, nullable=False),
+    Column("request_id", String, nullable=False),
+    Column("detail", Text, nullable=False),
+    Index(None, "time_us"),
+    sqlite_autoincrement=True,
+)  # fmt: skip

@@ -117,5 +117,9 @@ def test_nothing_the_server_writes_can_be_read_by_others(solo):
     assert solo.data.stat().st_mode & 0o777 == 0o700
 
 
-def test_every_route_declares_its_right_and_only_hello_is_public():
-    assert [path for _, path, right in ROUTES if right is Right.PUBLIC] == [f"{NATIVE.prefix}/hello"]
+def test_every_route_declares_its_right_and_only_hello_and_health_are_public():
+    assert sorted(path for _, path, right in ROUTES if right is Right.PUBLIC) == [
+        f"{NATIVE.prefix}/hello",
+        "/health/live",
+        "/health/ready",
+    ]

@@ -1,0 +1,113 @@
+"""How the server's log reads: text for people, or one JSON object a line for programs; each with its request
+and job.
+
+Requests are told by their method, the template of their address, status and duration: never a header, a
+query, a body or a real address. A flood of requests does not fill the disk: beyond a burst only some of them
+are told, and how many were not.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from datetime import UTC, datetime
+
+import msgspec
+
+from gradient_jupyter.control import context
+from gradient_jupyter.control.context import Asking
+
+_TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s%(about)s"
+_MINE = ("method", "route", "status", "duration_ms")
+
+
+def set_up(level: int | str, *, as_json: bool) -> None:
+    """The whole process logs to standard error from now on."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if as_json else TextFormatter(_TEXT))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    requests = logging.getLogger("gradient_jupyter.requests")
+    for old in [each for each in requests.filters if isinstance(each, Burst)]:
+        requests.removeFilter(old)
+    requests.addFilter(Burst())
+
+
+def _about(record: logging.LogRecord) -> Asking:
+    asking = getattr(record, "asking", None)
+    return asking if isinstance(asking, Asking) else context.current()
+
+
+class TextFormatter(logging.Formatter):
+    """One line, unless something went wrong in the server: then its traceback follows."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        asking = _about(record)
+        known = {
+            "request": asking.request_id, "user": asking.user_id, "token": asking.token_id,
+            "attempt": asking.attempt, "job": asking.job_id,
+        }  # fmt: skip
+        told = " ".join(f"{name}={value}" for name, value in known.items() if value)
+        record.about = f" [{told}]" if told else ""
+        return "".join(_printable(letter) for letter in super().formatMessage(record))
+
+
+class JsonFormatter(logging.Formatter):
+    """One object a line. Every line has ``time``, ``level``, ``logger``, ``message``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        asking = _about(record)
+        line: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        known = {
+            "request_id": asking.request_id, "user_id": asking.user_id, "token_id": asking.token_id,
+            "attempt": asking.attempt, "job_id": asking.job_id, "address": asking.address,
+        }  # fmt: skip
+        line |= {name: value for name, value in known.items() if value}
+        line |= {name: getattr(record, name) for name in _MINE if hasattr(record, name)}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(_valid(line)).decode()
+
+
+def _valid(line: dict[str, object]) -> dict[str, object]:
+    """Text from outside may hold halves of letters that no encoding has."""
+    return {
+        name: value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
+        for name, value in line.items()
+    }
+
+
+def _printable(letter: str) -> str:
+    """What a terminal would obey, and a line's end within a message, is shown as an escape."""
+    return letter if letter.isprintable() or letter == " " else letter.encode("unicode_escape").decode()
+
+
+class Burst(logging.Filter):
+    """Lets ``most`` lines through at once and ``per_s`` a second after them."""
+
+    def __init__(self, most: int = 2000, per_s: float = 5.0) -> None:
+        super().__init__()
+        self._most = most
+        self._per_s = per_s
+        self._left = float(most)
+        self._last_s = time.monotonic()
+        self._untold = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        now = time.monotonic()
+        self._left = min(self._most, self._left + (now - self._last_s) * self._per_s)
+        self._last_s = now
+        if self._left < 1:
+            self._untold += 1
+            return False
+        self._left -= 1
+        if self._untold:
+            record.msg = f"{record.msg} ({self._untold} requests before it are not told)"
+            self._untold = 0
+        return True
