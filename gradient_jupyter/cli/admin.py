@@ -114,6 +114,7 @@ def rotate_key(*, as_json: bool) -> int:
         note(f"  ✓ new key   {done.key_id}; {many} encrypted under it")
         if done.unreadable:
             note(f"  ! {done.unreadable:,} could not be read and are as they were: gradient secrets list")
+    return 0
 
 
 @admin.command()

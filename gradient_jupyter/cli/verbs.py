@@ -29,7 +29,7 @@ VERBS: dict[str, Verb] = {
     "whoami": Verb("login", "whoami", "Which server the commands speak to, and as whom"),
     "server": Verb("server", "server", "start, stop, status of your own server"),
     "admin": Verb(
-        "admin", "admin", "df, gc, doctor, audit, rotate-key: the disk, what is wrong, who did what"
+        "admin", "admin", "df, gc, doctor, audit, rotate-key: disk, what is wrong, who did what"
     ),
     "tokens": Verb("tokens", "tokens", "create, list, revoke: for CI and other programs of yours"),
     "completion": Verb("completion", "completion", "Completion of commands for bash, zsh or fish"),
