@@ -1,4 +1,4 @@
-"""Programs of others that speak to our server, each in a virtual environment of its own (``scripts/clients``)."""
+"""Programs of others that speak to our server, each in an environment of its own (``scripts/clients``)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SCRIPT = Path(__file__).parents[1] / "scripts" / "clients"
 
 
 def client_python(name: str) -> str:
-    """The Python that has the requirements ``tests/requirements/NAME.txt``. Where they cannot be installed the
+    """The Python that has ``tests/requirements/NAME.txt`` installed. Where that cannot be done the
     test skips with the reason (in CI that is a failure)."""
     found = _bin(name)
     if isinstance(found, Path):
