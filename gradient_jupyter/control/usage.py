@@ -29,7 +29,7 @@ _KINDS = (
     "artifacts", "logs", "workspaces", "files", "storage", "datasets", "database", "engines", "trash",
     "ballast", "other",
 )  # fmt: skip
-_SCRATCH = ("workspace", "home", "tmp")
+_SCRATCH = ("workspace", "home", "tmp", "sdk", "spool")
 
 
 async def disk_use(plane: Plane, *, collectable: bool) -> DiskUse:
