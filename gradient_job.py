@@ -10,10 +10,10 @@ a job it does nothing, and says so once.
 
 Training never waits for it. What is logged is appended to a file beside the task and sent from there by a
 thread, in batches, again and again while the server does not answer. A point is its name, step, time and
-value, so one that arrives twice is the same point. Whatever the end was like (``os._exit``, SIGKILL, out of memory),
-the server reads what was not sent from that file when the run is over. Only where the file cannot be written
-(a full disk) are points kept in memory, a bounded number of them; those that cannot be kept are counted, and
-that is said once on stderr.
+value, so one that arrives twice is the same point. Whatever the end was like (``os._exit``, SIGKILL, out of
+memory), the server reads what was not sent from that file when the run is over. Only where the file cannot be
+written (a full disk) are points kept in memory, a bounded number of them; those that cannot be kept are
+counted, and that is said once on stderr.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def log_metrics(metrics: Mapping[str, Any], step: int | None = None, time: float
 
     Names have 1 to 250 printable characters. Values are whatever ``float()`` takes but text: also numpy's and
     torch's scalars, NaN and the infinities; True counts as 1. ``step`` is a whole number; without one each
-    name counts on from its last step, the first is 0. ``time`` is in seconds since 1970; without one it is now.
-    Raises ``TypeError`` or ``ValueError`` for what is not like that, and then logs nothing of it.
+    name counts on from its last step, the first is 0. ``time`` is in seconds since 1970; without one it is
+    now. Raises ``TypeError`` or ``ValueError`` for what is not like that, and then logs nothing of it.
     """
     time_us = _time_us(time)
     number = None if step is None else _step(step)
@@ -129,7 +129,7 @@ def _step(step: Any) -> int:
             whole = False
         if not whole:
             raise TypeError("step must be a whole number, not %r" % (step,)) from None
-    if not -_INT64 <= number < _INT64:
+    if not -_INT64 < number < _INT64:
         raise ValueError("step must fit into 64 bits: %r" % (step,))
     return number
 
@@ -318,8 +318,8 @@ class _Refused(Exception):
 
 
 class _Line:
-    """The connection to the server. ``send`` raises ``_Refused``, or ``OSError`` or ``HTTPException`` where it
-    is worth trying again."""
+    """The connection to the server. ``send`` raises ``_Refused``, or ``OSError`` or ``HTTPException`` where
+    it is worth trying again."""
 
     def __init__(self, url: str, token: str) -> None:
         parts = urlsplit(url)
