@@ -20,6 +20,7 @@ from gradient_jupyter.control.changes import Changes
 from gradient_jupyter.control.collect import Collector
 from gradient_jupyter.control.followed import Followed
 from gradient_jupyter.control.garbage import Garbage
+from gradient_jupyter.control.gathering import Gathering
 from gradient_jupyter.control.keeper import Keeper
 from gradient_jupyter.control.layout import Layout
 from gradient_jupyter.control.machines import Size
@@ -137,6 +138,7 @@ class Plane:
         self.reports = Reports(self.database)
         self.points = Points(settings.max_metric_points, settings.max_metrics)
         self.collector = Collector(self)
+        self.gathering = Gathering(self)
         self.garbage = Garbage(self, settings.garbage_grace_s)
         self.keeper = Keeper(self)
         self.reconciler = Reconciler(self)
@@ -165,10 +167,11 @@ class Plane:
         """Stops acting. Tasks go on; the next start takes them up."""
         await self.visits.close()
         await self.reports.close()
-        await self.points.close()
         await self.keeper.close()
         await self.reconciler.close()
         await self.collector.close()
+        await self.gathering.close()
+        await self.points.close()
         await self.engine.close()
         await asyncio.gather(*(intake.settled.wait() for intake in self.cut_intakes))
         await self.followed.close()

@@ -34,6 +34,7 @@ from gradient_jupyter.control.plan import (
 )
 from gradient_jupyter.control.workqueue import WorkQueue
 from gradient_jupyter.engines.base import Conflict, HintKind, Observation, Rejected, Unreachable
+from gradient_jupyter.engines.base import Phase as Seen
 from gradient_jupyter.resources.errors import GradientError, NoSpace
 from gradient_jupyter.resources.job import Job, Reason, State
 from gradient_jupyter.store import attempts as attempt_rows
@@ -127,6 +128,8 @@ class Reconciler:
             seen = await self._observe(job)
         before: Action | None = None
         while job is not None:
+            if seen is not None and seen.phase is Seen.RUNNING:
+                self._plane.gathering.watch(job)
             notes: list[Note] = []
             action = plan(job, seen)
             while isinstance(action, Note) and seen is not None and seen.phase.ended:
