@@ -17,6 +17,7 @@ from gradient_jupyter.api import (
     metrics,
     openapi,
     projects,
+    pushgateway,
     server,
     snapshots,
 )
@@ -25,7 +26,7 @@ from gradient_jupyter.api.routes import NATIVE, Face, Host, Route
 from gradient_jupyter.control.plane import Plane
 
 #: Every dialect that is spoken here. What lies under a prefix and is no route is refused in its words.
-FACES: tuple[Face, ...] = (NATIVE,)
+FACES: tuple[Face, ...] = (NATIVE, pushgateway.FACE)
 
 
 def all_routes() -> list[Route]:
@@ -36,7 +37,18 @@ def all_routes() -> list[Route]:
     def document() -> dict[str, Any]:
         return openapi.document(found)
 
-    for noun in (projects, jobs, logs, artifacts, metrics, snapshots, machine_types, events, admin):
+    for noun in (
+        projects,
+        jobs,
+        logs,
+        artifacts,
+        metrics,
+        snapshots,
+        machine_types,
+        events,
+        admin,
+        pushgateway,
+    ):
         found += noun.routes()
     found += server.routes(document)
     return found

@@ -191,7 +191,7 @@ class Endpoint(web.RequestHandler):
             await sink.cut()
         except Exception:
             # Nobody is left to tell. The sender will find that it has to send again.
-            log.warning("%s: what had come of a cut upload is not kept", self.request.path, exc_info=True)
+            log.warning("%s: what had come of a cut upload is not kept", self.shown_path(), exc_info=True)
 
     def compute_etag(self) -> None:
         """Hashing every answer to save none of them is not worth it; artifacts have their own."""
@@ -226,6 +226,9 @@ class Endpoint(web.RequestHandler):
         route = self.routes.get(self.request.method or "")
         if route is not None and route.right is Right.PUBLIC:
             principal = Principal(user_id="", name="anonymous")
+        elif self.face.token_in:
+            token = self.path_kwargs.get(self.face.token_in, "")
+            principal = await attempts.principal(self.plane, token, tokens.PUSH_PREFIX)
         elif (token := bearer(headers)).startswith(tokens.PREFIX):
             principal = await attempts.principal(self.plane, token)
         else:
@@ -332,13 +335,13 @@ class Endpoint(web.RequestHandler):
             error = _of_the_system(error)
         if not isinstance(error, GradientError):
             incident = new_id("x")
-            log.error("%s: %s %s", incident, self.request.method, self.request.path, exc_info=error)
+            log.error("%s: %s %s", incident, self.request.method, self.shown_path(), exc_info=error)
             error = ServerError(
                 f"Something went wrong in the server; it is logged as {incident}.",
                 next="Report it with the lines of the server's log that bear this id.",
             )
         elif error.status >= 500:
-            log.warning("%s %s: %s", self.request.method, self.request.path, error)
+            log.warning("%s %s: %s", self.request.method, self.shown_path(), error)
         if self._headers_written:
             # Half an answer is out: cutting the connection is the only honest way to say so.
             self.request.connection.stream.close()  # type: ignore[union-attr]
@@ -348,12 +351,17 @@ class Endpoint(web.RequestHandler):
 
     def _write_refusal(self, error: GradientError, status: int) -> None:
         self.set_status(status)
-        self.set_header("Content-Type", "application/json")
+        self.set_header("Content-Type", self.face.media)
         if status == 401:
             self.set_header("WWW-Authenticate", "Bearer")
         if status == 405:
             self.set_header("Allow", ", ".join(sorted(self.routes)) or "GET")
-        self.finish(msgspec.json.encode(self.face.refusal(error)))
+        body = self.face.refusal(error)
+        self.finish(body if isinstance(body, bytes) else msgspec.json.encode(body))
+
+    def shown_path(self) -> str:
+        """The request's path as it may stand in a log: without a token."""
+        return f"{self.face.prefix}/…" if self.face.token_in else self.request.path
 
 
 def _of_the_system(error: OSError) -> Exception:

@@ -18,6 +18,7 @@ import msgspec
 from gradient_jupyter.control import machines
 from gradient_jupyter.control.changes import Changes
 from gradient_jupyter.control.collect import Collector
+from gradient_jupyter.control.counts import Counts
 from gradient_jupyter.control.followed import Followed
 from gradient_jupyter.control.garbage import Garbage
 from gradient_jupyter.control.gathering import Gathering
@@ -139,6 +140,7 @@ class Plane:
         self.points = Points(settings.max_metric_points, settings.max_metrics)
         self.collector = Collector(self)
         self.gathering = Gathering(self)
+        self.counts = Counts()
         self.garbage = Garbage(self, settings.garbage_grace_s)
         self.keeper = Keeper(self)
         self.reconciler = Reconciler(self)

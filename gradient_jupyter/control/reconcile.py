@@ -32,6 +32,7 @@ from gradient_jupyter.control.plan import (
     Stop,
     plan,
 )
+from gradient_jupyter.control.tokens import PUSH_PREFIX
 from gradient_jupyter.control.workqueue import WorkQueue
 from gradient_jupyter.engines.base import Conflict, HintKind, Observation, Rejected, Unreachable
 from gradient_jupyter.engines.base import Phase as Seen
@@ -221,6 +222,7 @@ class Reconciler:
         home = {
             "GRADIENT_JOB_URL": f"{plane.callback_url}/jobs/{job.id}",
             "GRADIENT_JOB_TOKEN": plane.tokens.of(job.id, job.attempt),
+            **_old_metrics(plane, job),
         }
         task = tasks.task(plane.layout, plane.install, job, claim, home)
         try:
@@ -318,6 +320,19 @@ class Reconciler:
             except Exception as error:
                 log.warning("hints: %s; again in %.0f s", error, _REWATCH_S)
                 await asyncio.sleep(_REWATCH_S)
+
+
+def _old_metrics(plane: Plane, job: Job) -> dict[str, str]:
+    """What Gradient's own ``gradient_utils.metrics`` looks for. It sends no token: the address holds one."""
+    server = plane.callback_url.partition("/api/")[0]
+    return {
+        "PAPERSPACE_METRIC_PUSHGATEWAY": (
+            f"{server}/pushgateway/{plane.tokens.of(job.id, job.attempt, PUSH_PREFIX)}"
+        ),
+        "PAPERSPACE_METRIC_WORKLOAD_TYPE": "experiment",
+        "PAPERSPACE_METRIC_WORKLOAD_ID": job.id,
+        "PAPERSPACE_EXPERIMENT_ID": job.id,
+    }
 
 
 def _make_directories(*paths: Path) -> None:
