@@ -378,6 +378,9 @@ class _Logger:
         # Reentrant, for a signal's handler that logs in the middle of logging.
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
+        self._busy = False
+        self._late: deque[tuple[list[tuple[str, float]], int | None, int]] = deque()
+        """What a signal's handler has logged in the middle of logging."""
         self._steps: dict[str, int] = {}
         self._spool: _Spool | None = None
         self._thread: threading.Thread | None = None
@@ -399,24 +402,39 @@ class _Logger:
 
     def log(self, pairs: list[tuple[str, float]], step: int | None, time_us: int) -> None:
         with self._lock:
-            lines = []
-            for key, value in pairs:
-                number = self._steps.get(key, -1) + 1 if step is None else step
-                self._steps[key] = number
-                if self._closed or self._full or key in self._muted:
-                    continue
-                point = (json.dumps(key), _number(value), number, time_us)
-                lines.append(("[%s,%s,%d,%d]\n" % point).encode())
-            if not lines:
+            if self._busy:
+                # A signal's handler, in the middle of the very same: whoever was interrupted does it.
+                self._late.append((pairs, step, time_us))
                 return
-            spool = self._spool
-            if spool is None:
-                spool = self._spool = _Spool(os.environ.get("GRADIENT_SPOOL_DIR") or None)
-            before = spool.waiting
-            spool.append(lines)
-            if spool.lost:
-                self._tell("lost", "points are lost: neither the server nor the disk takes them now")
-            self._wake(before, spool.waiting)
+            self._busy = True
+            try:
+                self._log(pairs, step, time_us)
+                while self._late:
+                    self._log(*self._late.popleft())
+            finally:
+                self._busy = False
+        if self._late:  # one that came between the last look and the end
+            self.log(*self._late.popleft())
+
+    def _log(self, pairs: list[tuple[str, float]], step: int | None, time_us: int) -> None:
+        lines = []
+        for key, value in pairs:
+            number = self._steps.get(key, -1) + 1 if step is None else step
+            self._steps[key] = number
+            if self._closed or self._full or key in self._muted:
+                continue
+            point = (json.dumps(key), _number(value), number, time_us)
+            lines.append(("[%s,%s,%d,%d]\n" % point).encode())
+        if not lines:
+            return
+        spool = self._spool
+        if spool is None:
+            spool = self._spool = _Spool(os.environ.get("GRADIENT_SPOOL_DIR") or None)
+        before = spool.waiting
+        spool.append(lines)
+        if spool.lost:
+            self._tell("lost", "points are lost: neither the server nor the disk takes them now")
+        self._wake(before, spool.waiting)
 
     def progress(self, report: dict[str, Any]) -> None:
         with self._lock:

@@ -19,7 +19,9 @@ def run(solo, code, *arguments, **fields):
 
 
 def metrics(solo, job_id):
-    items = solo.request("GET", f"/jobs/{job_id}/metrics").json()["items"]
+    answer = solo.request("GET", f"/jobs/{job_id}/metrics")
+    assert answer.status == 200, answer.data
+    items = answer.json()["items"]
     return {each["key"]: each for each in items if each["kind"] == "custom"}
 
 
@@ -253,8 +255,8 @@ def test_a_server_that_never_comes_back_keeps_nobody_from_ending(own_solo):
     """Fault: the server is gone when the process ends. The next one reads what was not sent."""
     own_solo.start()
     job = own_solo.job("python", "-c", LONG)["id"]
-    storage = next((own_solo.data / "storage" / "user").iterdir())
     own_solo.printed(job, "up\n")
+    (storage,) = (own_solo.data / "storage" / "user").iterdir()
     own_solo.kill()
     code = (
         "import gradient_job, os\n"
