@@ -105,6 +105,15 @@ def _check_version(path: Path, connection: sqlite3.Connection) -> None:
         )
 
 
+def problem(path: Path) -> str:
+    """What is wrong with the file; empty when nothing is, or there is none."""
+    with reading(path) as connection:
+        if connection is None:
+            return ""
+        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        return "" if found == "ok" else f"its metrics are damaged: {found}"
+
+
 def sync(path: Path) -> None:
     """What was committed is on disk when this returns. Another thread may go on writing."""
     for name in (path, path.with_name(path.name + "-wal")):

@@ -210,7 +210,8 @@ class PointFile:
         )  # fmt: skip
 
     def close(self) -> None:
-        """Leaves one whole file, where nothing hinders it."""
+        """Leaves one whole file, where nothing hinders it, that can be read without another beside it."""
         with contextlib.suppress(sqlite3.Error):
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            self._connection.execute("PRAGMA busy_timeout=200")  # a reader that is just reading
+            self._connection.execute("PRAGMA journal_mode=DELETE").fetchall()
         self._connection.close()
