@@ -42,6 +42,8 @@ _EVERY_S = 0.2
 _PROGRESS_S = 1.0
 _TIMEOUT_S = 20.0
 _BACKOFF_S = (0.1, 5.0)
+_QUIET_S = 30.0
+"""How long a server may be away before that is worth a word."""
 _SEGMENT_BYTES = 8 * 1024 * 1024
 _SPOOL_BYTES = 256 * 1024 * 1024
 _MEMORY_POINTS = 50000
@@ -501,6 +503,7 @@ class _Logger:
 
     def _run(self, line: _Line) -> None:
         pause_s = 0.0
+        away_since: float | None = None
         while True:
             with self._changed:
                 if pause_s:
@@ -510,7 +513,7 @@ class _Logger:
             try:
                 self._send_points(line)
                 self._send_progress(line)
-                pause_s = 0.0
+                pause_s, away_since = 0.0, None
             except _Refused as refusal:
                 self._refused(refusal)
                 if self._closed:
@@ -519,7 +522,9 @@ class _Logger:
             except (OSError, http.client.HTTPException) as error:
                 low, high = _BACKOFF_S
                 pause_s = min(high, max(low, pause_s * 2)) * random.uniform(0.8, 1.2)  # noqa: S311
-                if pause_s > 2:  # it may just be started anew
+                now = _clock.monotonic()
+                away_since = now if away_since is None else away_since
+                if now > away_since + _QUIET_S:  # it may just be started anew
                     self._tell(
                         "away",
                         "the server does not answer (%s); what is logged is kept and sent later" % error,

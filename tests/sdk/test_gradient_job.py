@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from urllib.parse import urlencode
 
 import pytest
@@ -98,8 +99,8 @@ def test_a_process_killed_from_outside_while_it_logs_loses_nothing_that_it_had_l
     """The kill comes in the middle of the loop, not at its end."""
     job = solo.job("python", "-c", "print('up', flush=True)\n" + ENDING, "return", "100000000")
     solo.printed(job["id"], "up\n")
-    (witness,) = iter_until(lambda: list(solo.data.glob(f"storage/user/*/{job['id']}")))
-    iter_until(lambda: len(witness.read_text()) > 3)
+    (witness,) = until(lambda: list(solo.data.glob(f"storage/user/*/{job['id']}")))
+    until(lambda: len(witness.read_text()) > 3)
     for path in os.listdir("/proc"):
         if path.isdecimal() and marked(path, str(job["id"])):
             os.kill(int(path), signal.SIGKILL)
@@ -110,9 +111,10 @@ def test_a_process_killed_from_outside_while_it_logs_loses_nothing_that_it_had_l
     assert found == [(n, n) for n in range(len(found))]
 
 
-def iter_until(condition):
+def until(condition):
+    """For what announces itself to nobody."""
     while not (found := condition()):
-        os.sched_yield()
+        time.sleep(0.02)
     return found
 
 
@@ -226,7 +228,7 @@ print(n, gradient_job.flush(60))
 
 
 def test_the_server_is_killed_again_and_again_while_jobs_log_and_no_point_is_missing(own_solo):
-    """Fault: SIGKILL to the server, three times; heals with the next start."""
+    """Fault: SIGKILL to the server, twice; heals with the next start."""
     own_solo.options = (
         *own_solo.options,
         "--GradientServer.machine_types={'small': {'cpus': 0.01, 'memory_bytes': 1048576}}",
@@ -234,24 +236,24 @@ def test_the_server_is_killed_again_and_again_while_jobs_log_and_no_point_is_mis
     )
     own_solo.start()
     storage = own_solo.storage()
-    jobs = [own_solo.job("python", "-c", LONG)["id"] for _ in range(4)]
+    jobs = [own_solo.job("python", "-c", LONG)["id"] for _ in range(3)]
     for job in jobs:
         own_solo.printed(job, "up\n")
-    for round in range(3):
+    for round in range(2):
         for job in jobs:  # the points of this round are coming in
             before = counts(own_solo, job).get("x", 0)
-            iter_until(lambda job=job, before=before: counts(own_solo, job).get("x", 0) > before)
+            until(lambda job=job, before=before: counts(own_solo, job).get("x", 0) > before)
         own_solo.kill()
-        if round == 2:
+        if round == 1:
             (storage / "go").touch()
         own_solo.start()
     for job in jobs:
         own_solo.finished(job)
-        logged, sent = own_solo.text(job).removeprefix("up\n").split()
+        logged, sent = own_solo.text(job).splitlines()[-1].split()
         assert (counts(own_solo, job), sent) == ({"x": int(logged), "y": int(logged)}, "True")
 
 
-def test_a_server_that_never_comes_back_keeps_nobody_from_ending(own_solo):
+def test_a_server_that_never_comes_back_keeps_nobody_from_ending(own_solo, tmp_path):
     """Fault: the server is gone when the process ends. The next one reads what was not sent."""
     own_solo.start()
     job = own_solo.job("python", "-c", LONG)["id"]
@@ -265,16 +267,18 @@ def test_a_server_that_never_comes_back_keeps_nobody_from_ending(own_solo):
     )
     environment = {
         **os.environ, "GRADIENT_JOB_URL": f"{own_solo.runtime.url}/api/v1/jobs/{job}",
-        "GRADIENT_JOB_TOKEN": "x", "PYTHONPATH": ROOT,
+        "GRADIENT_JOB_TOKEN": "x", "PYTHONPATH": ROOT, "GRADIENT_SPOOL_DIR": str(tmp_path),
     }  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout == "False\n"
+    (spooled,) = tmp_path.glob("*.points")
+    assert len(spooled.read_text().splitlines()) == 100
     (storage / "go").touch()
     own_solo.start()
     own_solo.finished(job)
-    logged = int(own_solo.text(job).removeprefix("up\n").split()[0])
+    logged = int(own_solo.text(job).splitlines()[-1].split()[0])
     assert counts(own_solo, job) == {"x": logged, "y": logged}
 
 
@@ -330,7 +334,8 @@ def test_a_foreign_token_logs_nothing(solo):
 
 def test_beyond_a_jobs_limits_the_rest_is_refused_and_said_once(own_solo):
     own_solo.options = (
-        *own_solo.options, "--GradientServer.max_metrics=20", "--GradientServer.max_metric_points=2000"
+        *own_solo.options, "--GradientServer.max_metrics=20", "--GradientServer.max_metric_points=2000",
+        "--GradientServer.system_metrics_s=0",
     )  # fmt: skip
     own_solo.start()
     names = run(
