@@ -2,8 +2,8 @@
 
 *Stored*: every job logs on a schedule, and afterwards all points are counted in the store; the yardstick is
 what was asked for, so the ratio is the share that came through. *Server CPU*: of the server's process, while
-they log. *One call*: what a training loop waits for, beside a program that writes and flushes the same line to
-a file of its own.
+they log. *One call*: what a training loop waits for, beside a program that writes and flushes the same line
+to a file of its own.
 """
 
 from __future__ import annotations
