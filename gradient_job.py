@@ -288,9 +288,12 @@ class _Spool:
             self._bytes -= segment.size
             if len(self._segments) == 1:
                 # The one that is being written stays, emptied.
-                segment.size = segment.sent = 0
-                _quietly(os.ftruncate, segment.fd, 0)
-                return
+                try:
+                    os.ftruncate(segment.fd, 0)
+                    segment.size = segment.sent = 0
+                    return
+                except OSError:
+                    pass  # then another takes its place
             self._segments.popleft()
             _quietly(os.close, segment.fd)
             _quietly(os.unlink, segment.path)

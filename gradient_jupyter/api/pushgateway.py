@@ -31,7 +31,7 @@ class Push:
     async def feed(self, chunk: bytes) -> None:
         if len(self._body) + len(chunk) > pushed.MOST_BYTES:
             raise TooLarge(
-                f"A push has at most {pushed.MOST_BYTES // 2**20} MiB.",
+                f"A push has at most {pushed.MOST_BYTES // 2**10} KiB.",
                 next="Push less at once.",
                 code="body-too-large",
             )

@@ -6,6 +6,7 @@ import math
 import sys
 from urllib.parse import urlencode
 
+import prometheus_client
 import pytest
 import urllib3
 from clients import client_python
@@ -129,6 +130,19 @@ def test_a_pushed_series_becomes_points_under_its_name_and_labels(holding):
     assert holding.points("up") == [(7, "inf"), (8, 1), (9, 2)]
 
 
+def test_the_newest_prometheus_client_pushes_too(holding):
+    registry = prometheus_client.CollectorRegistry()
+    gauge = prometheus_client.Gauge("depth", "of it", ["where"], registry=registry)
+    for turn in range(3):
+        gauge.labels("here").set(turn)
+        prometheus_client.push_to_gateway(
+            holding.address, job="a b/c", registry=registry, grouping_key={"step": turn * 5, "empty": ""}
+        )
+    prometheus_client.pushadd_to_gateway(holding.address, job="x", registry=registry)
+    prometheus_client.delete_from_gateway(holding.address, job="x")
+    assert holding.points('depth{where="here"}') == [(0, 0), (5, 1), (10, 2), (11, 2)]
+
+
 def test_steps_count_on_in_the_next_server(own_solo):
     """Fault: the server is killed between two pushes without a step."""
     own_solo.start()
@@ -231,7 +245,7 @@ def test_the_address_is_in_no_log_and_no_answer(own_solo):
         ('loss{a="' + "x" * 5000 + '"} 1\n', 413, "line-too-long"),
         ("".join(f"m{n} 1\n" for n in range(10_001)), 413, "too-many-points"),
         ("# " + "x" * 4000 + "\n", 202, None),
-        ("#" + "\n" * 900_000, 202, None),
+        ("#" + "\n" * 200_000, 202, None),
     ],
     ids=lambda value: repr(value)[:24],
 )
