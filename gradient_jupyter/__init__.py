@@ -12,15 +12,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from gradient_job import log_metrics as log_metrics
     from gradient_jupyter.client import Client as Client
     from gradient_jupyter.resources.errors import GradientError as GradientError
 
 __version__ = "0.1.0"
-__all__ = ["Client", "GradientError", "__version__"]
+__all__ = ["Client", "GradientError", "__version__", "log_metrics"]
 
 _HOMES = {
     "Client": "gradient_jupyter.client",
     "GradientError": "gradient_jupyter.resources.errors",
+    "log_metrics": "gradient_job",
 }
 
 

@@ -20,6 +20,7 @@ from gradient_jupyter.api import (
     metrics,
     openapi,
     projects,
+    pushgateway,
     secrets,
     server,
     snapshots,
@@ -31,7 +32,7 @@ from gradient_jupyter.api.routes import NATIVE, Face, Host, Route
 from gradient_jupyter.control.plane import Plane
 
 #: Every dialect that is spoken here. What lies under a prefix and is no route is refused in its words.
-FACES: tuple[Face, ...] = (NATIVE,)
+FACES: tuple[Face, ...] = (NATIVE, pushgateway.FACE)
 
 
 def all_routes() -> list[Route]:
@@ -44,7 +45,7 @@ def all_routes() -> list[Route]:
 
     for noun in (
         projects, members, jobs, logs, artifacts, metrics, snapshots, machine_types, events, admin, secrets,
-        datasets, tokens, health,
+        datasets, tokens, health, pushgateway,
     ):  # fmt: skip
         found += noun.routes()
     found += server.routes(document)

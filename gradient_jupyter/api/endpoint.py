@@ -25,7 +25,7 @@ from tornado import httputil, iostream, web
 from gradient_jupyter.api.door import Door, bearer, check_right
 from gradient_jupyter.api.meter import NO_ROUTE
 from gradient_jupyter.api.routes import ROOT, Answer, Call, Face, Host, Inside, Right, Route, Sink
-from gradient_jupyter.control import access, context
+from gradient_jupyter.control import access, attempts, context, tokens
 from gradient_jupyter.control.access import Principal
 from gradient_jupyter.control.context import Asking
 from gradient_jupyter.control.granted import TokenEnded
@@ -301,7 +301,7 @@ class Endpoint(web.RequestHandler):
     async def _recognise(self) -> Principal:
         """Whose request it is. From now on whatever is logged and recorded says so."""
         try:
-            principal = await self.door.principal(self.plane, bearer(self.request.headers))
+            principal = await self._whose()
         except Unauthenticated as error:
             known = self._asking
             if isinstance(error, TokenEnded):
@@ -318,6 +318,14 @@ class Endpoint(web.RequestHandler):
         )
         return principal
 
+    async def _whose(self) -> Principal:
+        """Whom the token stands for. It comes in a header, but for the one face whose callers know addresses
+        only."""
+        if self.face.token_in:
+            token = self.path_kwargs.get(self.face.token_in) or ""
+            return await attempts.principal(self.plane, token, tokens.PUSH_PREFIX)
+        return await self.door.principal(self.plane, bearer(self.request.headers))
+
     def _ask_as(self, *, user_id: str, token_id: str, attempt: str = "") -> None:
         self._asking = Asking(
             request_id=self.request_id, address=self._asking.address, user_id=user_id, token_id=token_id,
@@ -327,7 +335,7 @@ class Endpoint(web.RequestHandler):
 
     async def _check_still(self, route: Route, path: dict[str, str]) -> None:
         """Raises when whoever asked would not be let in any more."""
-        principal = await self.door.principal(self.plane, bearer(self.request.headers))
+        principal = await self._whose()
         if principal.attempt is not None:
             return
         check_right(principal, route.right)
@@ -433,12 +441,13 @@ class Endpoint(web.RequestHandler):
 
     def _write_refusal(self, error: GradientError, status: int) -> None:
         self.set_status(status)
-        self.set_header("Content-Type", "application/json")
+        self.set_header("Content-Type", self.face.media)
         if status == 401:
             self.set_header("WWW-Authenticate", "Bearer")
         if status == 405:
             self.set_header("Allow", ", ".join(sorted(self.routes)) or "GET")
-        self.finish(msgspec.json.encode(self.face.refusal(error)))
+        body = self.face.refusal(error)
+        self.finish(body if isinstance(body, bytes) else msgspec.json.encode(body))
 
 
 @cache

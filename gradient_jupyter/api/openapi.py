@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from gradient_jupyter import __version__
-from gradient_jupyter.api.routes import Right, Route
+from gradient_jupyter.api.routes import NATIVE, Right, Route
 from gradient_jupyter.resources.errors import ErrorAnswer
 
 _REF = "#/components/schemas/{name}"
@@ -47,14 +47,14 @@ def _operation(route: Route, by_type: dict[int, Any], components: dict[str, Any]
     operation: dict[str, Any] = {
         "operationId": f"{route.method.lower()}{''.join(part.title() for part in _words(route.path))}",
         "summary": route.summary,
-        "tags": [_words(route.path)[0]],
+        "tags": [_words(route.path if route.face is NATIVE else route.face.prefix)[0]],
         "parameters": [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
             for name in route.names
         ],
-        "responses": {str(route.status): _success(route, by_type), "default": _refusal(by_type)},
+        "responses": {str(route.status): _success(route, by_type), "default": _refusal(route, by_type)},
     }
-    if route.right is Right.PUBLIC:
+    if route.right is Right.PUBLIC or route.face.token_in:
         operation["security"] = []
     for name, meaning in route.headers.items():
         operation["parameters"].append(
@@ -79,7 +79,7 @@ def _operation(route: Route, by_type: dict[int, Any], components: dict[str, Any]
     elif route.sink is not None:
         operation["requestBody"] = {
             "required": True,
-            "content": {"application/x-gradient-pack": {"schema": {"type": "string", "format": "binary"}}},
+            "content": {route.body_media: {"schema": {"type": "string", "format": "binary"}}},
         }
     return operation
 
@@ -96,7 +96,10 @@ def _success(route: Route, by_type: dict[int, Any]) -> dict[str, Any]:
     return {"description": route.summary, "content": {route.media: {"schema": schema}}}
 
 
-def _refusal(by_type: dict[int, Any]) -> dict[str, Any]:
+def _refusal(route: Route, by_type: dict[int, Any]) -> dict[str, Any]:
+    if route.face.media.startswith("text/plain"):
+        content: Any = {"text/plain": {"schema": {"type": "string"}}}
+        return {"description": "What went wrong: a stable code, and a sentence.", "content": content}
     return {
         "description": "What went wrong, under a stable code, and the next step.",
         "content": {"application/json": {"schema": by_type[id(ErrorAnswer)]}},

@@ -56,7 +56,12 @@ class Face:
 
     prefix: str
     refusal: Callable[[GradientError], object]
-    """The body of a refusal, as it is encoded."""
+    """The body of a refusal: bytes as they are, everything else as JSON."""
+    media: str = "application/json"
+    """The media type of a refusal."""
+    token_in: str = ""
+    """The placeholder of its paths in which a run's push token stands, where callers cannot send a header.
+    Nothing else opens them, and their paths are shown to nobody."""
 
 
 #: Our own.
@@ -168,6 +173,8 @@ class Route:
     """Bytes. 0: ``JSON_BODY`` when there is a ``body``, none otherwise."""
     sink: Callable[[Call], Sink] | None = None
     """Takes the body as it arrives; its ``finish`` is the answer and ``handle`` is not called."""
+    body_media: str = "application/x-gradient-pack"
+    """The media type of what a ``sink`` takes."""
     ends_with_caller: bool = False
     """What it does is of no use to anybody once the caller has hung up: it is cancelled then."""
     media: str = "application/json"

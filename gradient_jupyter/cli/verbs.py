@@ -28,9 +28,7 @@ VERBS: dict[str, Verb] = {
     "logout": Verb("login", "logout", "Forget them; your own server is used again"),
     "whoami": Verb("login", "whoami", "Which server the commands speak to, and as whom"),
     "server": Verb("server", "server", "start, stop, status of your own server"),
-    "admin": Verb(
-        "admin", "admin", "df, gc, doctor, audit, rotate-key: disk, what is wrong, who did what"
-    ),
+    "admin": Verb("admin", "admin", "df, gc, doctor, audit, rotate-key: disk, what is wrong, who did what"),
     "tokens": Verb("tokens", "tokens", "create, list, revoke: for CI and other programs of yours"),
     "completion": Verb("completion", "completion", "Completion of commands for bash, zsh or fish"),
     "version": Verb("version", "version", "The version of this program"),

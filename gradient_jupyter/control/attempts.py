@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection
 
 from gradient_jupyter.control.access import Principal
+from gradient_jupyter.control.tokens import PREFIX
 from gradient_jupyter.resources.errors import Conflict, Unauthenticated
 from gradient_jupyter.resources.job import Job, Phase
 from gradient_jupyter.store import jobs as rows
@@ -21,10 +22,10 @@ if TYPE_CHECKING:
     from gradient_jupyter.control.plane import Plane
 
 
-async def principal(plane: Plane, token: str) -> Principal:
+async def principal(plane: Plane, token: str, kind_of_token: str = PREFIX) -> Principal:
     """Who bears the token: the job's owner, as far as that attempt reaches. Raises ``Unauthenticated`` for a
-    token that is not ours, ``Conflict`` for one whose attempt is over."""
-    read = plane.tokens.read(token)
+    token that is not ours, or of another kind, ``Conflict`` for one whose attempt is over."""
+    read = plane.tokens.read(token, kind_of_token)
     if read is None:
         raise Unauthenticated("This is no token of this server's.", code="wrong-token")
     job_id, attempt = read

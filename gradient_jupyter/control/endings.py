@@ -58,16 +58,17 @@ class Endings:
         """
         began: list[tuple[Note, int]] = [(note, now_us()) for note in notes or ()]
         collected = Collected([], [])
+        gathered: list[str] = []
         log_bytes = None
         if job.attempt and job.state is not State.PENDING:
-            await self._plane.points.release(self._plane.layout.attempt(job.id, job.attempt))
             if job.state is State.RUNNING and job.phase is not Phase.COLLECTING:
                 began.append((Note(State.RUNNING, Phase.COLLECTING, job.started_us), now_us()))
-            done = await self._plane.collector.collect(job)
-            if done is None:
+            told = await self._plane.gathering.finish(job)
+            done = None if told is None else await self._plane.collector.collect(job)
+            if told is None or done is None:
                 await self._plane.database.write(lambda connection: _noted(connection, job, began))
                 return None
-            collected = done
+            collected, gathered = done, told
             log_bytes = await self._log_bytes(job, end)
 
         def work(connection: Connection) -> Job | None:
@@ -83,7 +84,7 @@ class Endings:
                 reason=end.reason,
                 exit_code=end.exit_code,
                 ended_us=end.ended_us or now_us(),
-                warnings=(*fresh.warnings, *collected.warnings),
+                warnings=(*fresh.warnings, *gathered, *collected.warnings),
                 **values,
             )
             rows.add_artifacts(connection, job.id, collected.artifacts, replace=collected.fresh)
@@ -92,6 +93,7 @@ class Endings:
             return fresh
 
         concluded = await self._plane.database.write(work)
+        await self._plane.gathering.forget(job)
         self._again_at.pop(job.id, None)
         self._plane.reconciler.look_at_queue()
         return concluded
@@ -108,8 +110,9 @@ class Endings:
             message=f"Attempt {job.attempt} of at most {job.retries + 1}: {end.reason.message}",
             next=f"The next attempt starts{pause} as soon as a machine is free.",
         )
+        if await self._plane.gathering.finish(job) is None:
+            return None  # the job is looked at again
         log_bytes = await self._log_bytes(job, end)
-        await self._plane.points.release(self._plane.layout.attempt(job.id, job.attempt))
 
         def work(connection: Connection) -> Job | None:
             fresh = rows.find(connection, job.id)
@@ -126,6 +129,7 @@ class Endings:
             )  # fmt: skip
 
         retried = await self._plane.database.write(work)
+        await self._plane.gathering.forget(job)
         if retried is not None and retried.phase is Phase.RETRYING:
             self._again_at[job.id] = asyncio.get_running_loop().time() + pause_s
         self._plane.reconciler.look_at_queue()

@@ -18,7 +18,7 @@ from gradient_jupyter.control.layout import Layout
 _JOB = re.compile(r"j[0-9a-z]{12}")
 _ATTEMPT = re.compile(r"[1-9][0-9]{0,5}")
 #: What an engine may keep in an attempt's directory until it has forgotten the task (``engines.base.Task``).
-_SCRATCH = re.compile(r"workspace(\..+)?|home|tmp|datasets")
+_SCRATCH = re.compile(r"workspace(\..+)?|home|tmp|datasets|sdk|spool")
 #: How engines call what they are just removing; what is older than this was left by one that was killed.
 _TRASH = ".trash-"
 _OLD_S = 3600.0

@@ -19,9 +19,11 @@ from gradient_jupyter.control import machines, secrets
 from gradient_jupyter.control.audit import Refusals
 from gradient_jupyter.control.changes import Changes
 from gradient_jupyter.control.collect import Collector
+from gradient_jupyter.control.counts import Counts
 from gradient_jupyter.control.downloads import Downloads
 from gradient_jupyter.control.followed import Followed
 from gradient_jupyter.control.garbage import Garbage
+from gradient_jupyter.control.gathering import Gathering
 from gradient_jupyter.control.granted import Granted
 from gradient_jupyter.control.keeper import Keeper
 from gradient_jupyter.control.keyring import Keyring
@@ -160,6 +162,8 @@ class Plane:
         self.reports = Reports(self.database)
         self.points = Points(settings.max_metric_points, settings.max_metrics)
         self.collector = Collector(self)
+        self.gathering = Gathering(self)
+        self.counts = Counts()
         self.garbage = Garbage(self, settings.garbage_grace_s)
         self.keeper = Keeper(self)
         self.forwarders = Forwarders(self)
@@ -200,6 +204,7 @@ class Plane:
         await self.reconciler.close()
         await self.trees.close()
         await self.collector.close()
+        await self.gathering.close()
         await self.points.close()
         await self.engine.close()
         await asyncio.gather(*(intake.settled.wait() for intake in self.cut_intakes))

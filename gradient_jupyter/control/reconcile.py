@@ -32,8 +32,10 @@ from gradient_jupyter.control.plan import (
     Stop,
     plan,
 )
+from gradient_jupyter.control.tokens import PUSH_PREFIX
 from gradient_jupyter.control.workqueue import WorkQueue
 from gradient_jupyter.engines.base import Conflict, HintKind, Observation, Rejected, Unreachable
+from gradient_jupyter.engines.base import Phase as Seen
 from gradient_jupyter.resources.errors import GradientError, NoSpace
 from gradient_jupyter.resources.job import Job, Phase, Reason, State, Target
 from gradient_jupyter.resources.secret import SecretValue
@@ -132,6 +134,8 @@ class Reconciler:
             seen = await self._observe(job)
         before: Action | None = None
         while job is not None:
+            if seen is not None and seen.phase is Seen.RUNNING:
+                self._plane.gathering.watch(job)
             notes: list[Note] = []
             action = plan(job, seen)
             while isinstance(action, Note) and seen is not None and seen.phase.ended:
@@ -221,8 +225,11 @@ class Reconciler:
         if claim is None or claim.attempt != job.attempt:
             claim = await plane.database.read(lambda connection: ledger.of(connection, job.id, job.attempt))
         assert claim is not None, "placing an attempt stores its claim in the same transaction"
-        home = {"GRADIENT_JOB_URL": f"{plane.callback_url}/jobs/{job.id}"}
-        secret = {"GRADIENT_JOB_TOKEN": SecretValue(plane.tokens.of(job.id, job.attempt))}
+        home = {"GRADIENT_JOB_URL": f"{plane.callback_url}/jobs/{job.id}", **_old_metrics(job)}
+        secret = {
+            "GRADIENT_JOB_TOKEN": SecretValue(plane.tokens.of(job.id, job.attempt)),
+            "PAPERSPACE_METRIC_PUSHGATEWAY": SecretValue(_push_gateway(plane, job)),
+        }
         needed = await secrets.needed(plane, job)
         try:
             if job.datasets:
@@ -351,6 +358,21 @@ class Reconciler:
             except Exception as error:
                 log.warning("hints: %s; again in %.0f s", error, _REWATCH_S)
                 await asyncio.sleep(_REWATCH_S)
+
+
+def _old_metrics(job: Job) -> dict[str, str]:
+    """What Gradient's own ``gradient_utils.metrics`` looks for, beside ``_push_gateway``."""
+    return {
+        "PAPERSPACE_METRIC_WORKLOAD_TYPE": "experiment",
+        "PAPERSPACE_METRIC_WORKLOAD_ID": job.id,
+        "PAPERSPACE_EXPERIMENT_ID": job.id,
+    }
+
+
+def _push_gateway(plane: Plane, job: Job) -> str:
+    """Where old scripts push their metrics. They send no token: the address holds one."""
+    server = plane.callback_url.partition("/api/")[0]
+    return f"{server}/pushgateway/{plane.tokens.of(job.id, job.attempt, PUSH_PREFIX)}"
 
 
 def _make_directories(*paths: Path) -> None:

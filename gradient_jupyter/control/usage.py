@@ -29,7 +29,7 @@ _KINDS = (
     "artifacts", "logs", "workspaces", "files", "trees", "storage", "database", "engines", "trash",
     "ballast", "other",
 )  # fmt: skip
-_SCRATCH = ("workspace", "home", "tmp", "datasets")
+_SCRATCH = ("workspace", "home", "tmp", "datasets", "sdk", "spool")
 
 
 async def disk_use(plane: Plane, *, collectable: bool) -> DiskUse:

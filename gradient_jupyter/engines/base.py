@@ -67,7 +67,12 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     directory: Path
     """The attempt's directory on the server's disk; it exists. ``log`` (a framed log, see
     ``framedlog``) and ``artifacts/`` stand there in the end; an engine on the same host writes them in place
-    and may keep ``workspace/``, ``home/``, ``tmp/`` and ``datasets/`` beside them until ``remove``."""
+    and may keep ``workspace/``, ``home/``, ``tmp/``, ``datasets/``, ``sdk/`` and ``spool/`` beside them until
+    ``remove``.
+
+    Every task can import ``gradient_job`` (its directory stands in ``PYTHONPATH``, and by itself in
+    ``GRADIENT_SDK_DIR``), and may write to ``$GRADIENT_SPOOL_DIR``: what stands in ``spool/`` in the end are
+    metric points that were not sent."""
     storage: Path
     """The owner's persistent storage on the server's disk; it exists."""
     datasets: dict[str, Path] = msgspec.field(default_factory=dict)

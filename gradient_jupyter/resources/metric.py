@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import math
+import re
 from collections.abc import Iterable
 from typing import Annotated, Literal, NamedTuple
 
@@ -192,3 +193,13 @@ def parse_cursor(text: str | None) -> tuple[int, int, int] | None:
             code="bad-cursor",
         ) from None
     return step, time_us, seen
+
+
+_KEY = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,250}")
+
+
+def is_sample(sample: Sample) -> bool:
+    """Whether a point that came in another way than as a ``Point`` may be stored."""
+    return (
+        _KEY.fullmatch(sample.key) is not None and abs(sample.step) <= _MOST and 0 <= sample.time_us <= _MOST
+    )

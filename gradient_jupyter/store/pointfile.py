@@ -74,8 +74,11 @@ def reading(path: Path) -> Iterator[sqlite3.Connection | None]:
     with told(path):
         connection = _open_to_read(path)
         try:
-            _check_version(path, connection)
             connection.execute("BEGIN")
+            if connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0:
+                yield None  # it is just being made
+                return
+            _check_version(path, connection)
             yield connection
         finally:
             connection.close()
@@ -85,7 +88,7 @@ def _open_to_read(path: Path) -> sqlite3.Connection:
     address = f"{path.absolute().as_uri()}?mode=ro"
     connection = sqlite3.connect(address, uri=True, isolation_level=None, timeout=10)
     try:
-        connection.execute("SELECT 1 FROM series LIMIT 1").fetchone()
+        connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone()
     except sqlite3.OperationalError:
         connection.close()
         if os.access(path.parent, os.W_OK):

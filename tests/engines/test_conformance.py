@@ -831,3 +831,42 @@ def test_a_task_is_the_same_task_with_other_secrets(bench: Bench) -> None:
         await until_phase(engine, task.key, Phase.FAILED)
 
     bench.run(scenario)
+
+
+def test_every_task_can_say_its_numbers(bench: Bench) -> None:
+    """``gradient_job`` is there whatever the task's Python, hides nothing of the task's, and is no more than
+    that one file; there is a place for what could not be sent."""
+    code = (
+        "import gradient_job, os, sys, mine\n"
+        "sdk = os.environ['GRADIENT_SDK_DIR']\n"
+        "print({*os.listdir(sdk)} - {'__pycache__'}, gradient_job.__file__.startswith(sdk), mine.here)\n"
+        "print(sorted(os.listdir(os.environ['GRADIENT_SPOOL_DIR'])))\n"
+        "open(os.environ['GRADIENT_SPOOL_DIR'] + '/left', 'w').write('left')\n"
+    )
+
+    async def scenario(engine: Engine) -> None:
+        for path in ("lib", None):
+            task = bench.task(
+                "python", "-S", "-c", code,
+                files={"lib/mine.py": "here = 'lib'", "mine.py": "here = 'workspace'"},
+                env={} if path is None else {"PYTHONPATH": path},
+            )  # fmt: skip
+            seen, chunks = await finish(engine, task)
+            said = text(chunks, Stream.STDOUT).decode()
+            assert seen.phase is Phase.SUCCEEDED, text(chunks, Stream.STDERR).decode()
+            assert said == "{'gradient_job.py'} True workspace\n[]\n"
+            assert (task.directory / "spool" / "left").read_text() == "left"
+
+    bench.run(scenario)
+
+
+def test_a_task_may_have_a_module_of_that_name_itself(bench: Bench) -> None:
+    async def scenario(engine: Engine) -> None:
+        task = bench.task(
+            "python", "-c", "import sys; sys.path.pop(0); import gradient_job",
+            files={"lib/gradient_job.py": "print('mine')"}, env={"PYTHONPATH": "lib"},
+        )  # fmt: skip
+        _, chunks = await finish(engine, task)
+        assert text(chunks, Stream.STDOUT) == b"mine\n"
+
+    bench.run(scenario)

@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -273,3 +274,12 @@ def test_where_nothing_was_written_there_is_nothing(tmp_path):
     assert series.summaries(tmp_path) == []
     assert series.points(tmp_path, Kind.CUSTOM, "x", None, 10) is None
     assert os.listdir(tmp_path) == []
+
+
+def test_a_file_that_is_just_being_made_is_read_as_none(tmp_path):
+    """A reader comes between the file's making and its first commit."""
+    sqlite3.connect(tmp_path / NAME).execute("PRAGMA journal_mode=WAL").connection.close()
+    assert (tmp_path / NAME).exists()
+    assert series.summaries(tmp_path) == []
+    PointFile(tmp_path, 10, 10).close()
+    assert series.summaries(tmp_path) == []

@@ -32,7 +32,9 @@ from gradient_jupyter.resources.decoding import convert
 NEW, TRASH, PROBE = ".new-", ".trash-", ".probe-"
 """Beginnings of names in the root that are no tasks; what a killed server left under them may go."""
 
-SCRATCH = ("home", "tmp", "datasets")
+SCRATCH = ("home", "tmp", "datasets", "sdk", "spool")
+_SDK = Path(__file__).parents[3] / "gradient_job.py"
+"""Beside our package. Each task gets a copy, so that an upgrade changes nothing for those that run."""
 _READY_S = 30.0
 """For a supervisor to come up; on a starved host it takes long, and then ``ensure`` is simply asked again."""
 PATIENCE_S = 10.0
@@ -134,8 +136,9 @@ class Attempt:
                 delete_tree(new)
                 raise
             private.write(self._dir, private.UNPACKED, {"boot": boot}, durable=False)
-        for name in ("artifacts", "home", "tmp"):
+        for name in ("artifacts", *SCRATCH):
             (directory / name).mkdir(mode=0o755, exist_ok=True)
+        (directory / "sdk" / _SDK.name).write_bytes(_SDK.read_bytes())
 
     def link_datasets(self, datasets: Mapping[str, Path], directory: Path) -> None:
         """Where a task sees the host's own paths: a directory of links to what it may read."""

@@ -38,11 +38,18 @@ MARKER = "GRADIENT_TASK_MARK"
 """In every process of a task: how leftovers are found when their supervisor is gone. Its value is random and
 the task's own: another installation on this host may use the same keys, and its processes are not ours."""
 
+_OURS = "/gradient"
+"""Where a task finds what the platform brings along, by variables only."""
+
 _PROBE_S = 20
 #: Top-level entries that the world makes itself.
-_OWN = frozenset({"proc", "dev", "tmp", "home", "storage", "artifacts", "datasets", "data", "paperspace"})
+_OWN = frozenset(
+    {"proc", "dev", "tmp", "home", "storage", "artifacts", "datasets", "data", "paperspace", "gradient"}
+)
 #: Where the world hides what the host has there.
-_HIDDEN = ("/tmp", "/dev/shm", WORKSPACE, HOME, "/storage", "/artifacts", "/datasets", "/paperspace")  # noqa: S108
+_HIDDEN = (
+    "/tmp", "/dev/shm", WORKSPACE, HOME, "/storage", "/artifacts", "/datasets", "/paperspace", _OURS,  # noqa: S108
+)  # fmt: skip
 #: Of a host's own ``/data``.
 _MOST_BESIDE = 200
 _SAFE_PATH = command.DEFAULT_PATH.split(":")
@@ -55,6 +62,10 @@ class Places(msgspec.Struct, frozen=True):
     artifacts: str
     home: str
     tmp: str
+    sdk: str
+    """Holds ``gradient_job.py``."""
+    spool: str
+    """Metric points on their way to the server."""
     storage: str
     datasets: str
     """Where the datasets are, each under its name."""
@@ -67,6 +78,8 @@ class Places(msgspec.Struct, frozen=True):
             artifacts=str(at / "artifacts"),
             home=str(at / "home"),
             tmp=str(at / "tmp"),
+            sdk=str(at / "sdk"),
+            spool=str(at / "spool"),
             storage=str(task.storage),
             datasets=str(at / "datasets"),
         )
@@ -111,8 +124,7 @@ class Worlds:
         if program is None:
             return cls(None, "bubblewrap (bwrap) is not installed")
         with tempfile.TemporaryDirectory(prefix=".probe-", dir=directory) as scratch:
-            names = ("workspace", "artifacts", "home", "tmp", "storage", "datasets")
-            places = Places(**{name: f"{scratch}/{name}" for name in names})
+            places = Places(**{name: f"{scratch}/{name}" for name in Places.__struct_fields__})
             for place in msgspec.structs.astuple(places):
                 Path(place).mkdir()
             prefix, _ = _bubblewrap(program, places, None, {"d": Path(places.datasets)}, {}, gpus=True)
@@ -135,7 +147,10 @@ class Worlds:
             prefix, mounts = _bubblewrap(
                 self.bubblewrap, places, task.host, task.datasets, task.public, gpus=bool(task.resources.gpus)
             )
-            inside = Places(WORKSPACE, "/artifacts", HOME, "/tmp", "/storage", "/datasets")  # noqa: S108
+            inside = Places(
+                workspace=WORKSPACE, artifacts="/artifacts", home=HOME, tmp="/tmp",  # noqa: S108
+                sdk=f"{_OURS}/sdk", spool=f"{_OURS}/spool", storage="/storage", datasets="/datasets",
+            )  # fmt: skip
             env = _at(inside, env, task, mark)
             return World(
                 prefix, mounts, WORKSPACE, places.workspace, env, [], words, task.max_duration_s,
@@ -217,8 +232,12 @@ def _bubblewrap(
         path = "/home/" + name
         argv += ["--symlink", link, path] if link else ["--ro-bind-try", path, path]
         mounts.append((path, path))
+    argv += ["--dir", _OURS]
+    mounts.append((_OURS, ""))
     own = [
         ("--bind", places.tmp, "/tmp"),  # noqa: S108
+        ("--ro-bind", places.sdk, f"{_OURS}/sdk"),
+        ("--bind", places.spool, f"{_OURS}/spool"),
         ("--bind", places.workspace, WORKSPACE),
         ("--bind", places.home, HOME),
         ("--bind", places.artifacts, "/artifacts"),
@@ -382,6 +401,8 @@ def _at(places: Places, env: dict[str, str], task: Task, mark: str) -> dict[str,
         "GRADIENT_DATASETS_DIR": places.datasets,
         "PS_JOBSPACE": places.storage,
         "PS_MODEL_PATH": places.artifacts,
+        "GRADIENT_SDK_DIR": places.sdk,
+        "GRADIENT_SPOOL_DIR": places.spool,
         "GRADIENT_TASK_KEY": task.key,
         MARKER: mark,
         "CUDA_VISIBLE_DEVICES": gpus,
@@ -389,7 +410,10 @@ def _at(places: Places, env: dict[str, str], task: Task, mark: str) -> dict[str,
     if gpus:
         fixed["NVIDIA_VISIBLE_DEVICES"] = gpus
     secret = {name: value.reveal() for name, value in task.secret.items()}
-    return {"HOME": places.home, **env, **task.env, **task.private, **secret, **fixed}
+    given = {"HOME": places.home, **env, **task.env, **task.private, **secret}
+    # Last, so that it hides nothing of the task's. An empty part would be the working directory.
+    before = given.get("PYTHONPATH", "")
+    return {**given, "PYTHONPATH": f"{before}{os.pathsep}{places.sdk}" if before else places.sdk, **fixed}
 
 
 def _revealed(task: Task) -> tuple[str, ...]:

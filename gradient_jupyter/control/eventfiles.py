@@ -1,0 +1,157 @@
+"""TensorBoard's event files among one attempt's artifacts, tailed: every scalar in them becomes a point.
+
+They may be written to while they are read, be replaced, end in the middle, or be made to harm us. Files are
+found and opened as ``workspace.inside`` does it; what is read at once, and in all, is bounded. How far each
+was read is kept in memory only: a point that is read twice is one point, so a new server begins anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gradient_jupyter.control.collection import opened
+from gradient_jupyter.control.records import Damaged, records
+from gradient_jupyter.control.scalars import scalars
+from gradient_jupyter.resources.errors import GradientError
+from gradient_jupyter.resources.metric import Sample, is_sample
+from gradient_jupyter.workspace.inside import open_inside, walk_inside
+
+_NAME = "events.out.tfevents."
+_PIECE_POINTS = 5000
+_PIECE_BYTES = 2 * 2**20
+_MOST_FILES = 2000
+_MOST_BYTES = 4 * 2**30
+"""Of all files of one attempt; what is beyond is not read."""
+_WALK_S = 0.5
+_WALK_REST = 20
+"""For each second that looking for files took so many without."""
+
+
+@dataclass
+class _File:
+    identity: tuple[int, int]
+    position: int = 0
+    damaged: bool = False
+    known: set[str] = field(default_factory=set)
+    """Tags that were said to be scalars."""
+
+
+class EventFiles:
+    """Those below ``directory``, of one attempt. Of one thread at a time."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._owner = os.geteuid()
+        self._files: dict[str, _File | None] = {}
+        self._walk_at = 0.0
+        self._bytes = 0
+        self.skipped = 0
+        """Scalars whose name or time cannot be stored."""
+        self.damaged = 0
+        """Places where a file cannot be believed."""
+        self.left_out = False
+        """There was more than is read."""
+
+    def pieces(self, most: int | None = None) -> Iterator[list[Sample]]:
+        """Points that are new since the last time, in pieces; some may be empty. Where a piece came from is
+        remembered when the next one is asked for. ``most`` bytes at the most; None: to the end of each file,
+        which then is not written any more. Blocks."""
+        with opened(self._directory) as fd:
+            if fd is None:
+                return
+            self._find(fd, whole=most is None)
+            left = most
+            for path in list(self._files):
+                with contextlib.suppress(GradientError):
+                    for piece, read in self._tail(fd, path, left):
+                        yield piece
+                        self._bytes += read
+                        if left is not None:
+                            left -= read
+                if left is not None and left <= 0:
+                    # The others' turn comes first next time.
+                    self._files[path] = self._files.pop(path)
+                    return
+
+    def _find(self, fd: int, whole: bool) -> None:
+        began = time.monotonic()
+        if began < self._walk_at and not whole:
+            return
+        for found in walk_inside(fd, lambda why: None, owner=self._owner):
+            if found.path.rpartition("/")[2].startswith(_NAME) and found.path not in self._files:
+                if len(self._files) >= _MOST_FILES:
+                    self.left_out = True
+                    break
+                self._files[found.path] = None
+            if not whole and time.monotonic() - began > _WALK_S:
+                break
+        now = time.monotonic()
+        self._walk_at = now + _WALK_REST * (now - began)
+
+    def _tail(self, dirfd: int, path: str, most: int | None) -> Iterator[tuple[list[Sample], int]]:
+        """Pieces, each with the bytes it took. Raises ``NotFound`` for what is no plain file of ours."""
+        fd = open_inside(dirfd, path, owner=self._owner)
+        try:
+            status = os.fstat(fd)
+            identity = (status.st_dev, status.st_ino)
+            file = self._files[path]
+            if file is None or file.identity != identity or status.st_size < file.position:
+                file = self._files[path] = _File(identity)
+            if file.damaged or status.st_size == file.position:
+                return
+            if self._bytes >= _MOST_BYTES:
+                self.left_out = True
+                return
+            prefix = path.rpartition("/")[0]
+            yield from self._read(fd, file, f"{prefix}/" if prefix else "", most)
+        finally:
+            os.close(fd)
+
+    def _read(
+        self, fd: int, file: _File, prefix: str, most: int | None
+    ) -> Iterator[tuple[list[Sample], int]]:
+        piece: list[Sample] = []
+        end, read = file.position, 0
+        limit = _MOST_BYTES - self._bytes if most is None else most
+        try:
+            for record in records(fd, file.position):
+                end = record.end
+                if record.data is None:
+                    read += 16
+                    self.damaged += 1
+                else:
+                    read += 16 + len(record.data)
+                    piece += self._samples(record.data, file, prefix)
+                if len(piece) >= _PIECE_POINTS or read >= min(_PIECE_BYTES, limit):
+                    yield piece, read
+                    file.position = end
+                    limit -= read
+                    piece, read = [], 0
+                    if limit <= 0:
+                        return
+        except Damaged:
+            file.damaged = True
+            self.damaged += 1
+        yield piece, read
+        file.position = end
+
+    def _samples(self, event: bytes, file: _File, prefix: str) -> list[Sample]:
+        try:
+            found = scalars(event, file.known)
+        except ValueError:
+            self.damaged += 1
+            return []
+        samples = []
+        for tag, value, step, wall_time in found:
+            time_us = round(wall_time * 1e6) if 0 <= wall_time < 9e12 else -1
+            sample = Sample(prefix + tag, value, step, time_us)
+            if is_sample(sample):
+                samples.append(sample)
+            else:
+                self.skipped += 1
+        return samples
