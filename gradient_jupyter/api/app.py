@@ -14,6 +14,7 @@ from gradient_jupyter.api import (
     jobs,
     logs,
     machine_types,
+    metrics,
     openapi,
     projects,
     server,
@@ -35,7 +36,7 @@ def all_routes() -> list[Route]:
     def document() -> dict[str, Any]:
         return openapi.document(found)
 
-    for noun in (projects, jobs, logs, artifacts, snapshots, machine_types, events, admin):
+    for noun in (projects, jobs, logs, artifacts, metrics, snapshots, machine_types, events, admin):
         found += noun.routes()
     found += server.routes(document)
     return found

@@ -24,6 +24,7 @@ from gradient_jupyter.control.keeper import Keeper
 from gradient_jupyter.control.layout import Layout
 from gradient_jupyter.control.machines import Size
 from gradient_jupyter.control.outbound import Outbound, Rule
+from gradient_jupyter.control.points import Points
 from gradient_jupyter.control.progress import Reports
 from gradient_jupyter.control.queue import Limits, Queue
 from gradient_jupyter.control.reconcile import Reconciler
@@ -78,6 +79,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Files that one job may leave; what is beyond is not collected."""
     max_artifact_bytes: int = 2**40
     """Bytes that one job may leave, by their sizes or by what they take on the disk, whichever is more."""
+    max_metric_points: int = 10_000_000
+    """Points that one attempt may write of its own."""
+    max_metrics: int = 10_000
+    """Series that one attempt may have."""
     outbound_allow: tuple[Rule, ...] = ()
     """Where the server may go beside public addresses by https."""
     outbound_ca_file: str | None = None
@@ -130,6 +135,7 @@ class Plane:
         )
         self.engine = make_engine(self)
         self.reports = Reports(self.database)
+        self.points = Points(settings.max_metric_points, settings.max_metrics)
         self.collector = Collector(self)
         self.garbage = Garbage(self, settings.garbage_grace_s)
         self.keeper = Keeper(self)
@@ -143,6 +149,7 @@ class Plane:
         self.database.start()
         if self.read_only:
             return
+        self.points.start()
         self.layout.datasets.mkdir(parents=True, exist_ok=True)
         await self.on_files(self.visits.clear)
         await self.engine.start()
@@ -158,6 +165,7 @@ class Plane:
         """Stops acting. Tasks go on; the next start takes them up."""
         await self.visits.close()
         await self.reports.close()
+        await self.points.close()
         await self.keeper.close()
         await self.reconciler.close()
         await self.collector.close()
