@@ -15,6 +15,7 @@ from gradient_jupyter.api import (
     logs,
     machine_types,
     metrics,
+    mlflow,
     openapi,
     projects,
     server,
@@ -25,7 +26,7 @@ from gradient_jupyter.api.routes import NATIVE, Face, Host, Route
 from gradient_jupyter.control.plane import Plane
 
 #: Every dialect that is spoken here. What lies under a prefix and is no route is refused in its words.
-FACES: tuple[Face, ...] = (NATIVE,)
+FACES: tuple[Face, ...] = (NATIVE, mlflow.MLFLOW)
 
 
 def all_routes() -> list[Route]:
@@ -39,6 +40,7 @@ def all_routes() -> list[Route]:
     for noun in (projects, jobs, logs, artifacts, metrics, snapshots, machine_types, events, admin):
         found += noun.routes()
     found += server.routes(document)
+    found += mlflow.routes()
     return found
 
 

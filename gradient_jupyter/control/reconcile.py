@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 
-from gradient_jupyter.control import tasks
+from gradient_jupyter.control import run_removal, tasks
 from gradient_jupyter.control.claiming import Claiming
 from gradient_jupyter.control.endings import Endings, noted
 from gradient_jupyter.control.plan import (
@@ -41,6 +41,7 @@ from gradient_jupyter.store import events as event_rows
 from gradient_jupyter.store import jobs as rows
 from gradient_jupyter.store import ledger, spent_keys
 from gradient_jupyter.store import projects as project_rows
+from gradient_jupyter.store import tracking as run_rows
 from gradient_jupyter.workspace.inside import remove_tree
 from gradient_jupyter.workspace.wording import decimal
 
@@ -201,7 +202,9 @@ class Reconciler:
     async def _erase(self, job: Job) -> None:
         for attempt in range(1, job.attempt + 1):
             await self._plane.points.release(self._plane.layout.attempt(job.id, attempt))
-        freed = await self._plane.on_files(remove_tree, self._plane.layout.job(job.id))
+        begun = await self._plane.database.read(partial(run_rows.directories_of_job, job_id=job.id))
+        freed = await run_removal.clear(self._plane, begun)
+        freed += await self._plane.on_files(remove_tree, self._plane.layout.job(job.id))
         await self._plane.database.write(lambda connection: rows.erase(connection, job))
         log.info("deleted %s: %s of log, artifacts and workspace", job.id, decimal(freed))
         self.look_at_projects()
@@ -215,9 +218,11 @@ class Reconciler:
         if claim is None or claim.attempt != job.attempt:
             claim = await plane.database.read(lambda connection: ledger.of(connection, job.id, job.attempt))
         assert claim is not None, "placing an attempt stores its claim in the same transaction"
+        token = plane.tokens.of(job.id, job.attempt)
         home = {
             "GRADIENT_JOB_URL": f"{plane.callback_url}/jobs/{job.id}",
-            "GRADIENT_JOB_TOKEN": plane.tokens.of(job.id, job.attempt),
+            "GRADIENT_JOB_TOKEN": token,
+            **tasks.mlflow(job, plane.callback_url, token),
         }
         task = tasks.task(plane.layout, plane.install, job, claim, home)
         try:
@@ -248,6 +253,12 @@ class Reconciler:
         return job
 
     async def _erase_projects(self) -> None:
+        for project_id in await self._plane.database.read(project_rows.deleting):
+            runs = await self._plane.database.read(
+                partial(run_rows.directories_of_project, project_id=project_id)
+            )
+            await run_removal.clear(self._plane, runs)
+
         def work(connection: Connection) -> None:
             for project_id in project_rows.deleting(connection):
                 project_rows.erase_if_empty(connection, project_id)

@@ -7,6 +7,7 @@ import socket
 from gradient_jupyter.control.layout import Layout
 from gradient_jupyter.engines.base import Resources, Task
 from gradient_jupyter.resources.job import Job
+from gradient_jupyter.resources.server import API
 from gradient_jupyter.store.ledger import Claim
 
 
@@ -56,3 +57,23 @@ def task(layout: Layout, install: str, job: Job, claim: Claim, private: dict[str
         max_duration_s=job.max_duration_s,
         private=private,
     )
+
+
+def mlflow(job: Job, callback_url: str, token: str) -> dict[str, str]:
+    """What makes an MLflow client inside the job log to the job's own run.
+
+    What the job's own environment says wins. A job that logs to a server of its own gets nothing: our token
+    would be sent there.
+    """
+    if "MLFLOW_TRACKING_URI" in job.env:
+        return {}
+    address = callback_url.removesuffix(f"/api/{API}") + "/mlflow"
+    ours = {
+        "MLFLOW_TRACKING_URI": address,
+        "MLFLOW_TRACKING_TOKEN": token,
+        "MLFLOW_REGISTRY_URI": address,
+        "MLFLOW_EXPERIMENT_ID": job.project_id,
+        "MLFLOW_RUN_ID": job.id,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    return {name: value for name, value in ours.items() if name not in job.env}
