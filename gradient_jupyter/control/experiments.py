@@ -72,14 +72,9 @@ async def by_name(plane: Plane, principal: Principal, name: str) -> Experiment:
     def work(connection: Connection) -> Experiment:
         if principal.attempt is not None:
             job = attempts.living(connection, *principal.attempt)
-            found = job.project_id if job.project == name else None
-            if found is None:
-                raise NotFound(
-                    f"There is no experiment {name[:100]!r} inside a job: a job logs into its own project, "
-                    f"{job.project!r}.",
-                    next="Leave mlflow.set_experiment out, or send the job with --project.",
-                    code="no-such-experiment",
-                )
+            if job.project != name:
+                raise _not_inside(job, name)
+            found: str | None = job.project_id
         else:
             found = rows.named(connection, principal.owner, principal.all, name)
         if found is None:
@@ -162,14 +157,14 @@ def place_for_run(connection: Connection, principal: Principal, experiment_id: s
 def check_own(job: Job, experiment_id: str) -> None:
     """Whether an attempt of the job means its own project."""
     if experiment_id not in ("", DEFAULT_ID, job.project_id):
-        raise _no_experiment(experiment_id)
+        raise _not_inside(job, experiment_id)
 
 
 def _project(connection: Connection, principal: Principal, project_id: str, role: Role) -> Project:
     if principal.attempt is not None:
         job = attempts.living(connection, *principal.attempt)
         if project_id != job.project_id:
-            raise _no_experiment(project_id)
+            raise _not_inside(job, project_id)
     return access.project(connection, principal, project_id, role)
 
 
@@ -225,6 +220,15 @@ def _check_tag(key: str, value: str) -> None:
             "A tag of an experiment has a key of 1 to 250 and a value of at most 20,000 characters.",
             code="bad-tag",
         )
+
+
+def _not_inside(job: Job, name: str) -> NotFound:
+    return NotFound(
+        f"There is no experiment {name[:100]!r} inside a job: a job logs into its own project, "
+        f"{job.project!r}.",
+        next="Leave mlflow.set_experiment out, or send the job with --project.",
+        code="no-such-experiment",
+    )
 
 
 def _no_experiment(name: str) -> NotFound:

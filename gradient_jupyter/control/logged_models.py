@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -70,8 +71,8 @@ async def create(
     if principal.attempt is not None:
         run_id = run_id or principal.attempt[0]
     model_id = f"m-{new_id('')}"
+    where = plane.layout.run(model_id)
     if run_id is None:
-        where = plane.layout.run(model_id)
         await plane.on_files(lambda: where.mkdir(parents=True, mode=0o700))
 
     def work(connection: Connection) -> LoggedModel:
@@ -92,7 +93,12 @@ async def create(
         rows.create(connection, model)
         return model
 
-    return await plane.database.write(work)
+    try:
+        return await plane.database.write(work)
+    except BaseException:
+        if run_id is None:
+            await asyncio.shield(plane.on_files(where.rmdir))
+        raise
 
 
 async def get(plane: Plane, principal: Principal, model_id: str) -> LoggedModel:

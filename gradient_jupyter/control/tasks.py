@@ -75,5 +75,7 @@ def mlflow(job: Job, callback_url: str, token: str) -> dict[str, str]:
         "MLFLOW_EXPERIMENT_ID": job.project_id,
         "MLFLOW_RUN_ID": job.id,
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        # The addresses it would print are those of MLflow's own pages.
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     }
     return {name: value for name, value in ours.items() if name not in job.env}
