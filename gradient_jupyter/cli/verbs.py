@@ -15,7 +15,9 @@ class Verb:
 
 VERBS: dict[str, Verb] = {
     "run": Verb("run", "run", "Send this directory away as a job, follow it, end with its exit code"),
-    "jobs": Verb("jobs", "jobs", "create, list, show, logs, waitfor, rerun, stop, delete, tags, artifacts"),
+    "jobs": Verb(
+        "jobs", "jobs", "create, list, show, logs, metrics, waitfor, rerun, stop, delete, tags, artifacts"
+    ),
     "projects": Verb("projects", "projects", "list, create, show, delete"),
     "machineTypes": Verb(
         "machine_types", "machine_types", "What a job can run on, and what is free", ("machine-types",)
@@ -31,6 +33,7 @@ JOB_VERBS: dict[str, Verb] = {
     "list": Verb("jobs_read", "list_jobs", "Jobs, newest first"),
     "show": Verb("jobs_read", "show", "One job: where it is, why, and what to do next", ("details",)),
     "logs": Verb("jobs_follow", "logs", "What a job has printed; --follow to stay with it"),
+    "metrics": Verb("jobs_metrics", "metrics", "Its numbers, as a table with curves; --follow to watch"),
     "waitfor": Verb("jobs_follow", "waitfor", "Wait until a job is over, or in a state"),
     "rerun": Verb("jobs_rerun", "rerun", "Run a job's files once more, with what you change", ("clone",)),
     "tags": Verb("jobs_tags", "tags", "add, remove, set the tags of a job"),

@@ -28,6 +28,7 @@ from gradient_jupyter.control.points import Points
 from gradient_jupyter.control.progress import Reports
 from gradient_jupyter.control.queue import Limits, Queue
 from gradient_jupyter.control.reconcile import Reconciler
+from gradient_jupyter.control.sampling import Sampler
 from gradient_jupyter.control.standing import Standing
 from gradient_jupyter.control.tokens import Tokens
 from gradient_jupyter.control.visits import Visits
@@ -79,6 +80,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Files that one job may leave; what is beyond is not collected."""
     max_artifact_bytes: int = 2**40
     """Bytes that one job may leave, by their sizes or by what they take on the disk, whichever is more."""
+    system_metrics_s: float = 10
+    """Between two measurements of what a running job uses. 0: none."""
     max_metric_points: int = 10_000_000
     """Points that one attempt may write of its own."""
     max_metrics: int = 10_000
@@ -140,6 +143,7 @@ class Plane:
         self.garbage = Garbage(self, settings.garbage_grace_s)
         self.keeper = Keeper(self)
         self.reconciler = Reconciler(self)
+        self.sampler = Sampler(self, settings.system_metrics_s)
         self._nodes: tuple[Node, ...] = ()
         self._nodes_until = float("-inf")
         self._standing: tuple[int, tuple[Node, ...], Standing] | None = None
@@ -155,6 +159,7 @@ class Plane:
         await self.engine.start()
         await self.keeper.start()
         await self.reconciler.start()
+        self.sampler.start()
 
     @property
     def read_only(self) -> str:
@@ -165,10 +170,11 @@ class Plane:
         """Stops acting. Tasks go on; the next start takes them up."""
         await self.visits.close()
         await self.reports.close()
-        await self.points.close()
+        await self.sampler.close()
         await self.keeper.close()
         await self.reconciler.close()
         await self.collector.close()
+        await self.points.close()
         await self.engine.close()
         await asyncio.gather(*(intake.settled.wait() for intake in self.cut_intakes))
         await self.followed.close()

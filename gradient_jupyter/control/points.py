@@ -22,7 +22,7 @@ from typing import NamedTuple, TypeVar
 
 from gradient_jupyter.resources.errors import GradientError, NotFound
 from gradient_jupyter.resources.metric import Buckets, Kind, Sample, Series, Summary
-from gradient_jupyter.store import pointfile, series
+from gradient_jupyter.store import buckets, pointfile, series
 from gradient_jupyter.store.points import PointFile
 
 log = logging.getLogger(__name__)
@@ -128,7 +128,7 @@ class Points:
     ) -> Buckets:
         """Raises ``NotFound``."""
         return await self._of(
-            key, kind, lambda kind: series.buckets(directory, kind, key, most, *steps, *times_us)
+            key, kind, lambda kind: buckets.buckets(directory, kind, key, most, steps, times_us)
         )
 
     async def _of(self, key: str, kind: Kind | None, work: Callable[[Kind], T | None]) -> T:

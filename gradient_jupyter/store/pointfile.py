@@ -13,6 +13,7 @@ second later (``sync``).
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sqlite3
 import sys
@@ -29,6 +30,7 @@ CHUNK = 512
 Point = tuple[int, int, int]
 """Step, time in µs, bits of the value."""
 
+_BIG = sys.byteorder == "big"
 _VERSION = 1
 _SCHEMA = f"""
 CREATE TABLE series (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, key TEXT NOT NULL, UNIQUE (kind, key));
@@ -36,7 +38,7 @@ CREATE TABLE chunks (
   id INTEGER PRIMARY KEY, series INTEGER NOT NULL,
   first_step INTEGER NOT NULL, first_time INTEGER NOT NULL, first_bits INTEGER NOT NULL,
   last_step INTEGER NOT NULL, last_time INTEGER NOT NULL, last_bits INTEGER NOT NULL,
-  count INTEGER NOT NULL, nans INTEGER NOT NULL, min REAL, max REAL, data BLOB NOT NULL
+  count INTEGER NOT NULL, nans INTEGER NOT NULL, min REAL, max REAL, total REAL, data BLOB NOT NULL
 );
 CREATE INDEX chunks_in_order ON chunks (series, first_step, first_time, first_bits);
 CREATE TABLE recent (id INTEGER PRIMARY KEY, series INTEGER NOT NULL, data BLOB NOT NULL);
@@ -101,6 +103,15 @@ def _check_version(path: Path, connection: sqlite3.Connection) -> None:
             next="Upgrade gradient-jupyter.",
             code="metrics-unknown",
         )
+
+
+def problem(path: Path) -> str:
+    """What is wrong with the file; empty when nothing is, or there is none."""
+    with reading(path) as connection:
+        if connection is None:
+            return ""
+        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        return "" if found == "ok" else f"its metrics are damaged: {found}"
 
 
 def sync(path: Path) -> None:
@@ -170,6 +181,11 @@ def values_of(bits: array[int]) -> array[float]:
     return values
 
 
+def numbers_of(bits: array[int]) -> list[float]:
+    """The values, without NaN."""
+    return [each for each in values_of(bits) if not math.isnan(each)]
+
+
 class Columns:
     """Neighbouring points of a series, in order, as three arrays."""
 
@@ -196,14 +212,17 @@ class Columns:
         third, odd = divmod(len(data), 3)
         if odd or third % 8:
             raise sqlite3.DatabaseError("a chunk has an impossible length")
+        view = memoryview(data)
         for number, column in enumerate((self.steps, self.times, self.bits)):
-            part = array("q")
-            part.frombytes(data[number * third : (number + 1) * third])
-            column.extend(_little(part))
+            part = view[number * third : (number + 1) * third]
+            if _BIG:
+                column.extend(_little(array("q", part.tobytes())))
+            else:
+                column.frombytes(part)
 
 
 def _little(column: array[int]) -> array[int]:
-    if sys.byteorder == "big":
+    if _BIG:
         column = array("q", column)
         column.byteswap()
     return column

@@ -20,10 +20,10 @@ from gradient_jupyter.store.pointfile import (
     Columns,
     Point,
     bits_of,
+    numbers_of,
     open_to_write,
     told,
     transaction,
-    values_of,
 )
 
 #: Recent points of one series, from which on they become chunks.
@@ -200,18 +200,18 @@ class PointFile:
 
     def _store(self, identity: int | None, series: int, points: list[Point]) -> None:
         columns = Columns(points)
-        values = values_of(columns.bits)
-        numbers = [value for value in values if value == value]  # noqa: PLR0124  # all but NaN
+        numbers = numbers_of(columns.bits)
         self._connection.execute(
-            "INSERT INTO chunks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO chunks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 identity, series, *points[0], *points[-1], len(points), len(points) - len(numbers),
-                min(numbers, default=None), max(numbers, default=None), columns.pack(),
+                min(numbers, default=None), max(numbers, default=None), sum(numbers), columns.pack(),
             ),
         )  # fmt: skip
 
     def close(self) -> None:
-        """Leaves one whole file, where nothing hinders it."""
+        """Leaves one whole file, where nothing hinders it, that can be read without another beside it."""
         with contextlib.suppress(sqlite3.Error):
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            self._connection.execute("PRAGMA busy_timeout=200")  # a reader that is just reading
+            self._connection.execute("PRAGMA journal_mode=DELETE").fetchall()
         self._connection.close()

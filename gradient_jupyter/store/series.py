@@ -1,4 +1,4 @@
-"""Reading a run's metrics: what there is, a series whole, or a series made small.
+"""Reading a run's metrics: what there is, and a series point by point. Made small it is ``buckets``'.
 
 Each function has one consistent view of the file, beside whoever writes it. Blocks.
 """
@@ -6,12 +6,11 @@ Each function has one consistent view of the file, beside whoever writes it. Blo
 from __future__ import annotations
 
 import sqlite3
-from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from bisect import bisect_left
 from pathlib import Path
 
-from gradient_jupyter.resources.metric import Bucket, Buckets, Kind, Series, Stored, Summary, shown
-from gradient_jupyter.store.pointfile import NAME, Columns, Point, reading, values_of
+from gradient_jupyter.resources.metric import Kind, Series, Stored, Summary, shown
+from gradient_jupyter.store.pointfile import NAME, Columns, Point, numbers_of, reading, values_of
 
 Cursor = tuple[int, int, int]
 """Step, time, and how many points of just those have been read."""
@@ -23,9 +22,9 @@ def summaries(directory: Path) -> list[Summary]:
         if connection is None:
             return []
         query = connection.execute
-        recent: dict[int, Columns] = {}
+        latest: dict[int, Columns] = {}
         for identity, data in query("SELECT series, data FROM recent"):
-            recent.setdefault(identity, Columns()).extend(data)
+            latest.setdefault(identity, Columns()).extend(data)
         sealed = {
             row[0]: row[1:]
             for row in query(
@@ -42,11 +41,11 @@ def summaries(directory: Path) -> list[Summary]:
                     "ORDER BY first_step DESC, first_time DESC, first_bits DESC LIMIT 1",
                     (identity,),
                 ).fetchone()
-            columns = recent.get(identity)
+            columns = latest.get(identity)
             if columns is not None:
-                numbers = [value for value in values_of(columns.bits) if value == value]  # noqa: PLR0124
-                least = min((value for value in (least, *numbers) if value is not None), default=None)
-                most = max((value for value in (most, *numbers) if value is not None), default=None)
+                numbers = numbers_of(columns.bits)
+                least = min((each for each in (least, *numbers) if each is not None), default=None)
+                most = max((each for each in (most, *numbers) if each is not None), default=None)
                 count += len(columns)
                 newest = max(columns.points())
                 last = newest if last is None else max(last, newest)
@@ -57,7 +56,7 @@ def summaries(directory: Path) -> list[Summary]:
             found.append(
                 Summary(
                     key=key, kind=Kind(kind), count=count, min=None if least is None else shown(least),
-                    max=None if most is None else shown(most), last=shown(_value(last[2])),
+                    max=None if most is None else shown(most), last=shown(value(last[2])),
                     last_step=last[0], first_step=first_step, last_time_us=last[1],
                 )
             )  # fmt: skip
@@ -69,7 +68,7 @@ def points(
 ) -> Series | None:
     """The points behind ``after``, at most ``limit``; None when there is no such series."""
     with reading(directory / NAME) as connection:
-        identity = _find(connection, kind, key)
+        identity = find(connection, kind, key)
         if connection is None or identity is None:
             return None
         columns = _load(connection, identity, None if after is None else after[:2], to_step, limit)
@@ -83,8 +82,8 @@ def points(
     end = min(start + limit, len(columns))
     values = values_of(columns.bits[start:end])
     found = tuple(
-        Stored(step, time_us, shown(value))
-        for step, time_us, value in zip(
+        Stored(step, time_us, shown(each))
+        for step, time_us, each in zip(
             columns.steps[start:end], columns.times[start:end], values, strict=True
         )
     )
@@ -98,53 +97,7 @@ def points(
     return Series(key=key, points=found, next=following)
 
 
-def buckets(
-    directory: Path,
-    kind: Kind,
-    key: str,
-    most: int,
-    from_step: int | None = None,
-    to_step: int | None = None,
-    from_us: int | None = None,
-    to_us: int | None = None,
-) -> Buckets | None:
-    """The series, or its part between two steps or times (inclusive), as at most ``most`` buckets; None when
-    there is no such series."""
-    with reading(directory / NAME) as connection:
-        identity = _find(connection, kind, key)
-        if connection is None or identity is None:
-            return None
-        begin = None if from_step is None else (from_step, 0)
-        columns = _load(connection, identity, begin, to_step)
-        nans = connection.execute("SELECT sum(nans) FROM chunks WHERE series = ?", (identity,)).fetchone()[0]
-    start = 0 if from_step is None else bisect_left(columns.steps, from_step)
-    end = len(columns) if to_step is None else bisect_right(columns.steps, to_step)
-    steps, times, bits = columns.steps[start:end], columns.times[start:end], columns.bits[start:end]
-    if from_us is not None or to_us is not None:
-        low, high = from_us or 0, 2**63 if to_us is None else to_us
-        inside = [at for at, time_us in enumerate(times) if low <= time_us <= high]
-        kept = Columns((steps[at], times[at], bits[at]) for at in inside)
-        steps, times, bits = kept.steps, kept.times, kept.bits
-    values = values_of(bits)
-    count = len(values)
-    # Chunks say whether they hold NaN; recent points have to be looked at.
-    odd = bool(nans) or any(value != value for value in values[-4096:])  # noqa: PLR0124
-    parts = min(most, count)
-    found = []
-    for number in range(parts):
-        low, high = count * number // parts, count * (number + 1) // parts
-        some: Sequence[float] = values[low:high]
-        last = some[-1]
-        if odd:
-            some = [value for value in some if value == value]  # noqa: PLR0124
-        least = most_ = mean = None
-        if some:
-            least, most_, mean = shown(min(some)), shown(max(some)), shown(sum(some) / len(some))
-        found.append(Bucket(steps[low], times[low], high - low, least, most_, mean, shown(last)))
-    return Buckets(key=key, count=count, buckets=tuple(found))
-
-
-def _find(connection: sqlite3.Connection | None, kind: Kind, key: str) -> int | None:
+def find(connection: sqlite3.Connection | None, kind: Kind, key: str) -> int | None:
     if connection is None:
         return None
     row = connection.execute("SELECT id FROM series WHERE kind = ? AND key = ?", (kind, key)).fetchone()
@@ -156,10 +109,10 @@ def _load(
     identity: int,
     begin: tuple[int, int] | None,
     to_step: int | None,
-    limit: int | None = None,
+    limit: int,
 ) -> Columns:
-    """Points in order: all from ``begin`` (step and time) to ``to_step``, and perhaps some beside; with
-    ``limit`` at least one more than that many from behind ``begin``, where there are so many."""
+    """Points in order: all from ``begin`` (step and time) to ``to_step``, and perhaps some beside; at least
+    one more than ``limit`` from behind ``begin``, where there are so many."""
     columns = Columns()
     begin = begin or (-(2**63), 0)
     chunks = connection.execute(
@@ -171,17 +124,22 @@ def _load(
     behind = 0
     for data, count, first_step, first_time in chunks:
         columns.extend(data)
-        if limit is not None and (first_step, first_time) > begin:
+        if (first_step, first_time) > begin:
             behind += count
             if behind > limit:
                 return columns
-    recent = Columns()
-    for (data,) in connection.execute("SELECT data FROM recent WHERE series = ?", (identity,)):
-        recent.extend(data)
-    columns.extend(Columns(sorted(recent.points())).pack())
+    columns.extend(recent(connection, identity).pack())
     return columns
 
 
-def _value(bits: int) -> float:
+def recent(connection: sqlite3.Connection, identity: int) -> Columns:
+    """The points behind the chunks, in order."""
+    columns = Columns()
+    for (data,) in connection.execute("SELECT data FROM recent WHERE series = ?", (identity,)):
+        columns.extend(data)
+    return Columns(sorted(columns.points()))
+
+
+def value(bits: int) -> float:
     columns = Columns([(0, 0, bits)])
     return values_of(columns.bits)[0]

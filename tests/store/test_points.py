@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from gradient_jupyter.resources.errors import ServerError, TooLarge
 from gradient_jupyter.resources.metric import Kind, Sample, number, parse_cursor
+from gradient_jupyter.store import buckets, series
 from gradient_jupyter.store import points as writing
-from gradient_jupyter.store import series
 from gradient_jupyter.store.pointfile import NAME
 from gradient_jupyter.store.points import PointFile
 
@@ -116,7 +116,7 @@ def test_buckets_cover_every_point_once_and_keep_extremes(values, most, tmp_path
     file = opened(directory)
     file.append(Kind.CUSTOM, [[Sample("x", value, step, step) for step, value in enumerate(values)]])
     file.close()
-    small = series.buckets(directory, Kind.CUSTOM, "x", most)
+    small = buckets.buckets(directory, Kind.CUSTOM, "x", most)
     assert small is not None
     assert small.count == len(values) == sum(each.count for each in small.buckets)
     assert len(small.buckets) == min(most, len(values))
@@ -132,15 +132,46 @@ def test_buckets_cover_every_point_once_and_keep_extremes(values, most, tmp_path
         at += each.count
 
 
+@given(
+    values=st.lists(st.one_of(st.floats(-1e9, 1e9), st.just(math.nan)), min_size=1, max_size=400),
+    most=st.integers(1, 12),
+    low=st.one_of(st.none(), st.integers(0, 200)),
+    high=st.one_of(st.none(), st.integers(100, 400)),
+)
+@settings(max_examples=150, deadline=None)
+def test_a_long_series_is_added_up_and_says_the_same(values, most, low, high, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("run")
+    with small_chunks(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(buckets, "_COARSE", 6)
+        file = opened(directory)
+        file.append(Kind.CUSTOM, [[Sample("x", value, step, step) for step, value in enumerate(values)]])
+        file.close()
+        small = buckets.buckets(directory, Kind.CUSTOM, "x", most, (low, high))
+    first = low or 0
+    part = values[first : None if high is None else high + 1]
+    assert small is not None
+    assert small.count == len(part) == sum(each.count for each in small.buckets)
+    assert len(small.buckets) <= most
+    at = 0
+    for each in small.buckets:
+        some = part[at : at + each.count]
+        numbers = [value for value in some if not math.isnan(value)]
+        assert each.step == first + at
+        assert (each.min, each.max) == ((min(numbers), max(numbers)) if numbers else (None, None))
+        assert each.mean == (pytest.approx(sum(numbers) / len(numbers), abs=1e-6) if numbers else None)
+        assert same(number(each.last)) == same(some[-1])
+        at += each.count
+
+
 def test_a_part_of_a_series_can_be_asked_for_by_step_or_time(tmp_path):
     file = opened(tmp_path)
     file.append(Kind.CUSTOM, [[Sample("x", float(n), n, 1000 + n) for n in range(5000)]])
     file.close()
-    part = series.buckets(tmp_path, Kind.CUSTOM, "x", 10_000, from_step=1000, to_step=1999)
+    part = buckets.buckets(tmp_path, Kind.CUSTOM, "x", 10_000, steps=(1000, 1999))
     assert part is not None and [each.step for each in part.buckets] == list(range(1000, 2000))
-    part = series.buckets(tmp_path, Kind.CUSTOM, "x", 10_000, from_us=1100, to_us=1109)
+    part = buckets.buckets(tmp_path, Kind.CUSTOM, "x", 10_000, times_us=(1100, 1109))
     assert part is not None and [each.step for each in part.buckets] == list(range(100, 110))
-    assert series.buckets(tmp_path, Kind.SYSTEM, "x", 10) is None
+    assert buckets.buckets(tmp_path, Kind.SYSTEM, "x", 10) is None
     assert series.points(tmp_path, Kind.CUSTOM, "y", None, 10) is None
 
 
