@@ -107,7 +107,7 @@ class SoloServer:
         if json_body is not None:
             body = json.dumps(json_body).encode()
             sent.setdefault("Content-Type", "application/json")
-        url = self.runtime.url + (path if path.startswith("/api") else f"/api/v1{path}")
+        url = self.runtime.url + (path if path.startswith(("/api", "/mlflow")) else f"/api/v1{path}")
         return self._pool.request(method, url, body=body, headers=sent, preload_content=not stream)
 
     def job(self, *command: str, **fields: object) -> dict[str, object]:

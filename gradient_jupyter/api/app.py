@@ -18,6 +18,7 @@ from gradient_jupyter.api import (
     machine_types,
     members,
     metrics,
+    mlflow,
     openapi,
     projects,
     pushgateway,
@@ -32,7 +33,7 @@ from gradient_jupyter.api.routes import NATIVE, Face, Host, Route
 from gradient_jupyter.control.plane import Plane
 
 #: Every dialect that is spoken here. What lies under a prefix and is no route is refused in its words.
-FACES: tuple[Face, ...] = (NATIVE, pushgateway.FACE)
+FACES: tuple[Face, ...] = (NATIVE, pushgateway.FACE, mlflow.MLFLOW)
 
 
 def all_routes() -> list[Route]:
@@ -49,6 +50,7 @@ def all_routes() -> list[Route]:
     ):  # fmt: skip
         found += noun.routes()
     found += server.routes(document)
+    found += mlflow.routes()
     return found
 
 

@@ -31,14 +31,13 @@ from gradient_jupyter.control.context import Asking
 from gradient_jupyter.control.granted import TokenEnded
 from gradient_jupyter.control.plane import Plane
 from gradient_jupyter.resources.base import new_id
-from gradient_jupyter.resources.decoding import convert, decode
+from gradient_jupyter.resources.decoding import convert, decode, decode_lax
 from gradient_jupyter.resources.errors import (
     Forbidden,
     GradientError,
     InvalidRequest,
     NoSpace,
     NotAllowed,
-    NotFound,
     ServerError,
     ServerUnavailable,
     TooLarge,
@@ -260,11 +259,7 @@ class Endpoint(web.RequestHandler):
         else:
             principal = await self._recognise()
         if not self.routes:
-            raise NotFound(
-                "There is nothing at this address.",
-                next="GET /api/v1/openapi.json lists what there is.",
-                code="no-such-route",
-            )
+            raise self.face.unknown(self.request.path)
         if route is None:
             raise NotAllowed(
                 f"{self.request.method} does not exist here.",
@@ -354,8 +349,9 @@ class Endpoint(web.RequestHandler):
 
     def _query(self, route: Route) -> Any:
         given = dict(self.request.query_arguments)
+        lenient = route.face.lenient
         if route.query is None:
-            if given:
+            if given and not lenient:
                 raise InvalidRequest(
                     f"Unknown parameter {next(iter(given))[:80]!r}.",
                     next="This address takes none.",
@@ -364,8 +360,10 @@ class Endpoint(web.RequestHandler):
             return None
         try:
             several = _repeated(route.query)
-            values = {
-                name: [each.decode() for each in found] if name in several else found[-1].decode()
+            values: dict[str, object] = {
+                name: [each.decode() for each in found]
+                if name in several or (lenient and len(found) > 1)
+                else found[-1].decode()
                 for name, found in given.items()
             }
             return convert(values, route.query, strict=False)
@@ -378,11 +376,13 @@ class Endpoint(web.RequestHandler):
                 raise InvalidRequest("This address takes no body.", code="bad-body")
             return None
         try:
+            if self.face.lenient:
+                return decode_lax(body or b"{}", self._route.body)
             return decode(body, type=self._route.body)
         except msgspec.ValidationError as error:
             raise InvalidRequest(
                 f"The body does not fit: {error}.",
-                next="GET /api/v1/openapi.json has its schema.",
+                next="" if self.face.lenient else "GET /api/v1/openapi.json has its schema.",
                 code="bad-body",
             ) from error
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -1,4 +1,7 @@
-"""The OpenAPI 3.1 document, generated from the routes and their types."""
+"""The OpenAPI 3.1 document of our own face, generated from the routes and their types.
+
+What is spoken in other dialects is described where those come from: MLflow's REST API in its documentation.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ from gradient_jupyter.resources.errors import ErrorAnswer
 _REF = "#/components/schemas/{name}"
 
 
-def document(routes: Sequence[Route]) -> dict[str, Any]:
+def document(all_routes: Sequence[Route]) -> dict[str, Any]:
+    routes = [route for route in all_routes if route.face is NATIVE]
     types: list[Any] = [ErrorAnswer]
     for route in routes:
         types += [each for each in (route.query, route.body) if each is not None]
@@ -30,7 +34,8 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
         "info": {
             "title": "Gradient for Jupyter",
             "version": __version__,
-            "description": "Send the directory you are in away as a job, watch it, keep what it left.",
+            "description": "Send the directory you are in away as a job, watch it, keep what it left. "
+            f"This document covers {NATIVE.prefix}; /mlflow speaks MLflow's own REST API.",
             "license": {"name": "BSD-3-Clause", "identifier": "BSD-3-Clause"},
         },
         "servers": [{"url": "/"}],

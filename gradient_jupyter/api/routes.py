@@ -17,7 +17,7 @@ from tornado.httputil import HTTPHeaders
 
 from gradient_jupyter.control.access import Principal
 from gradient_jupyter.control.plane import Plane
-from gradient_jupyter.resources.errors import ErrorAnswer, GradientError, InvalidRequest
+from gradient_jupyter.resources.errors import ErrorAnswer, GradientError, InvalidRequest, NotFound
 from gradient_jupyter.resources.server import API
 
 #: Enough for a manifest of 200,000 entries; every other body is far smaller.
@@ -50,6 +50,14 @@ class Inside(enum.StrEnum):
     ``principal.attempt`` before it does anything."""
 
 
+def _nothing_here(path: str) -> GradientError:
+    return NotFound(
+        "There is nothing at this address.",
+        next="GET /api/v1/openapi.json lists what there is.",
+        code="no-such-route",
+    )
+
+
 @dataclass(frozen=True)
 class Face:
     """One dialect under one prefix: how it says that something went wrong."""
@@ -62,6 +70,11 @@ class Face:
     token_in: str = ""
     """The placeholder of its paths in which a run's push token stands, where callers cannot send a header.
     Nothing else opens them, and their paths are shown to nobody."""
+    unknown: Callable[[str], GradientError] = _nothing_here
+    """What is said of a path below the prefix that is no route."""
+    lenient: bool = False
+    """Its callers are not ours: unknown parameters are ignored, one may come several times, and numbers may
+    come as strings."""
 
 
 #: Our own.

@@ -15,7 +15,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from gradient_jupyter.control import audit, leftovers, tasks
+from gradient_jupyter.control import audit, leftovers, run_removal, tasks
 from gradient_jupyter.control.clock import Clock
 from gradient_jupyter.control.leftovers import Leftover
 from gradient_jupyter.control.retention import Retention, Retired
@@ -80,7 +80,10 @@ class Keeper:
             retired = await self._retention.apply(dry_run=dry_run, trust_clock=trust_clock)
             swept = await plane.garbage.sweep(dry_run=dry_run, whole=True)
             trees = await plane.trees.tidy(dry_run=dry_run)
-            found = await self._leftovers()
+            runs, run_bytes = (
+                (0, 0) if dry_run else await run_removal.purge(plane, plane.settings.garbage_grace_s)
+            )
+            found = [*await self._leftovers(), *await run_removal.leftovers(plane, time.time())]
             left = await plane.on_files(_remove, found, dry_run)
             uploads, upload_bytes = await plane.on_files(plane.blobs.remove_leftovers, dry_run=dry_run)
             await plane.on_files(self._load_ballast)
@@ -90,6 +93,7 @@ class Keeper:
                     names=retired.jobs[:_NAMED],
                 ),
                 Freed(kind="snapshots", count=swept.snapshots, bytes=0),
+                Freed(kind="runs", count=runs, bytes=run_bytes),
                 Freed(kind="files", count=swept.blobs, bytes=swept.bytes),
                 Freed(kind="trees", count=len(trees), bytes=sum(tree.bytes for tree in trees)),
                 Freed(kind="uploads", count=uploads, bytes=upload_bytes),
@@ -137,6 +141,9 @@ class Keeper:
         await plane.on_files(self._load_ballast)
         retired = await self._retention.apply()
         self._tell(retired)
+        runs, run_bytes = await run_removal.purge(plane, plane.settings.garbage_grace_s)
+        if runs:
+            log.info("cleared away %d deleted runs: %s", runs, decimal(run_bytes))
         swept = await plane.garbage.sweep(whole=whole, most=_MOST)
         if swept.blobs:
             log.info("cleared away %d files that no snapshot names: %s", swept.blobs, decimal(swept.bytes))

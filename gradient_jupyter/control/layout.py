@@ -62,6 +62,14 @@ class Layout:
         """Holds ``log``, ``log.index`` and ``artifacts/`` of one attempt."""
         return self.job(job_id) / str(attempt)
 
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    def run(self, run_id: str) -> Path:
+        """Of a run that is no job, or a model that no run has made: ``artifacts/`` and its metrics."""
+        return self.runs / run_id
+
     def storage(self, owner: str) -> Path:
         """An owner's persistent storage; ``user:u…`` becomes ``user/u…``."""
         kind, _, identity = owner.partition(":")

@@ -32,29 +32,29 @@ class Leftover(NamedTuple):
 def directories_of_jobs(layout: Layout) -> Iterator[Path]:
     """One per job. A job's row comes before its directory and goes after it, and each id is given once; so
     one without a row comes from another database, for instance from after a backup that was restored."""
-    return (path for path in _directories(layout.jobs) if _JOB.fullmatch(path.name))
+    return (path for path in directories(layout.jobs) if _JOB.fullmatch(path.name))
 
 
 def scratch(jobs: Iterable[Path], busy: Container[tuple[str, int]]) -> Iterator[Leftover]:
     """Workspaces of runs that no engine knows any more, of jobs that are over. ``busy`` are those that one
     knows."""
     for job in jobs:
-        for attempt in _directories(job):
+        for attempt in directories(job):
             if not _ATTEMPT.fullmatch(attempt.name) or (job.name, int(attempt.name)) in busy:
                 continue
-            for path in _directories(attempt):
+            for path in directories(attempt):
                 if _SCRATCH.fullmatch(path.name):
                     yield Leftover(path, "its run is over")
 
 
 def trash(layout: Layout, now_s: float) -> Iterator[Leftover]:
-    for engine in _directories(layout.engines):
-        for path in _directories(engine):
+    for engine in directories(layout.engines):
+        for path in directories(engine):
             if path.name.startswith(_TRASH) and now_s - path.lstat().st_mtime > _OLD_S:
                 yield Leftover(path, "it was being removed when the server was killed")
 
 
-def _directories(parent: Path) -> Iterator[Path]:
+def directories(parent: Path) -> Iterator[Path]:
     """Real directories of our own user, in order."""
     try:
         names = sorted(os.listdir(parent))  # noqa: PTH208

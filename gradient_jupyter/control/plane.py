@@ -252,7 +252,7 @@ class Plane:
     def check_space(self, incoming: int = 0) -> None:
         """Raises ``NoSpace`` when taking in that many bytes would leave too little."""
         # Each may lie on a disk of its own.
-        places = (self.layout.root, self.layout.blobs, self.layout.jobs)
+        places = (self.layout.root, self.layout.blobs, self.layout.jobs, self.layout.runs)
         free = min(shutil.disk_usage(place).free for place in places if place.exists())
         kept = self.settings.reserve_bytes
         if free - incoming < kept:

@@ -14,6 +14,7 @@ from gradient_jupyter.resources.page import Projects
 from gradient_jupyter.resources.project import Project
 from gradient_jupyter.store import jobs as job_rows
 from gradient_jupyter.store import projects as rows
+from gradient_jupyter.store import tracking as run_rows
 
 
 async def create(plane: Plane, principal: Principal, name: str) -> Project:
@@ -71,6 +72,14 @@ async def delete(plane: Plane, principal: Principal, project_id: str, with_jobs:
             raise Conflict(
                 f"The project {project.name!r} holds {len(found)} {'job' if len(found) == 1 else 'jobs'}.",
                 next="Delete them first, or all together: gradient projects delete --jobs",
+                code="project-not-empty",
+            )
+        runs = run_rows.directories_of_project(connection, project_id)
+        if runs and not with_jobs:
+            raise Conflict(
+                f"The project {project.name!r} holds {len(runs)} {'run' if len(runs) == 1 else 'runs'} that "
+                "MLflow has logged.",
+                next="Delete them all together: gradient projects delete --jobs",
                 code="project-not-empty",
             )
         for job_id in found:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 
-from gradient_jupyter.control import context, secrets, tasks
+from gradient_jupyter.control import context, run_removal, secrets, tasks
 from gradient_jupyter.control.claiming import STARTING, Claiming
 from gradient_jupyter.control.endings import Endings, noted
 from gradient_jupyter.control.plan import (
@@ -44,6 +44,7 @@ from gradient_jupyter.store import events as event_rows
 from gradient_jupyter.store import jobs as rows
 from gradient_jupyter.store import ledger, spent_keys
 from gradient_jupyter.store import projects as project_rows
+from gradient_jupyter.store import tracking as run_rows
 from gradient_jupyter.workspace.inside import remove_tree
 from gradient_jupyter.workspace.wording import decimal
 
@@ -211,7 +212,9 @@ class Reconciler:
     async def _erase(self, job: Job) -> None:
         for attempt in range(1, job.attempt + 1):
             await self._plane.points.release(self._plane.layout.attempt(job.id, attempt))
-        freed = await self._plane.on_files(remove_tree, self._plane.layout.job(job.id))
+        begun = await self._plane.database.read(partial(run_rows.directories_of_job, job_id=job.id))
+        freed = await run_removal.clear(self._plane, begun)
+        freed += await self._plane.on_files(remove_tree, self._plane.layout.job(job.id))
         await self._plane.database.write(lambda connection: rows.erase(connection, job))
         log.info("deleted %s: %s of log, artifacts and workspace", job.id, decimal(freed))
         self.look_at_projects()
@@ -225,11 +228,12 @@ class Reconciler:
         if claim is None or claim.attempt != job.attempt:
             claim = await plane.database.read(lambda connection: ledger.of(connection, job.id, job.attempt))
         assert claim is not None, "placing an attempt stores its claim in the same transaction"
-        home = {"GRADIENT_JOB_URL": f"{plane.callback_url}/jobs/{job.id}", **_old_metrics(job)}
-        secret = {
-            "GRADIENT_JOB_TOKEN": SecretValue(plane.tokens.of(job.id, job.attempt)),
-            "PAPERSPACE_METRIC_PUSHGATEWAY": SecretValue(_push_gateway(plane, job)),
+        home = {
+            "GRADIENT_JOB_URL": f"{plane.callback_url}/jobs/{job.id}",
+            **_old_metrics(job),
+            **tasks.mlflow(job, plane.callback_url),
         }
+        secret = _credentials(plane, job)
         needed = await secrets.needed(plane, job)
         try:
             if job.datasets:
@@ -291,6 +295,12 @@ class Reconciler:
             self._plane.check_space()
 
     async def _erase_projects(self) -> None:
+        for project_id in await self._plane.database.read(project_rows.deleting):
+            runs = await self._plane.database.read(
+                partial(run_rows.directories_of_project, project_id=project_id)
+            )
+            await run_removal.clear(self._plane, runs)
+
         def work(connection: Connection) -> None:
             for project_id in project_rows.deleting(connection):
                 project_rows.erase_if_empty(connection, project_id)
@@ -367,6 +377,19 @@ def _old_metrics(job: Job) -> dict[str, str]:
         "PAPERSPACE_METRIC_WORKLOAD_ID": job.id,
         "PAPERSPACE_EXPERIMENT_ID": job.id,
     }
+
+
+def _credentials(plane: Plane, job: Job) -> dict[str, SecretValue]:
+    """What opens this server to the run, as far as its attempt reaches."""
+    token = SecretValue(plane.tokens.of(job.id, job.attempt))
+    ours = {
+        "GRADIENT_JOB_TOKEN": token,
+        "PAPERSPACE_METRIC_PUSHGATEWAY": SecretValue(_push_gateway(plane, job)),
+    }
+    # A job that logs to an MLflow server of its own must not send our token there.
+    if not job.env.keys() & {"MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN"}:
+        ours["MLFLOW_TRACKING_TOKEN"] = token
+    return ours
 
 
 def _push_gateway(plane: Plane, job: Job) -> str:

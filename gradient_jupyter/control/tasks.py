@@ -10,6 +10,7 @@ from gradient_jupyter.control.layout import Layout
 from gradient_jupyter.engines.base import Resources, Task
 from gradient_jupyter.resources.job import Job
 from gradient_jupyter.resources.secret import SecretValue
+from gradient_jupyter.resources.server import API
 from gradient_jupyter.store.ledger import Claim
 
 
@@ -75,3 +76,24 @@ def task(
         private=private,
         secret={**theirs, **secret},
     )
+
+
+def mlflow(job: Job, callback_url: str) -> dict[str, str]:
+    """What, beside the token, makes an MLflow client inside the job log to the job's own run.
+
+    What the job's own environment says wins. A job that logs to a server of its own gets nothing: our token
+    would be sent there.
+    """
+    if "MLFLOW_TRACKING_URI" in job.env:
+        return {}
+    address = callback_url.removesuffix(f"/api/{API}") + "/mlflow"
+    ours = {
+        "MLFLOW_TRACKING_URI": address,
+        "MLFLOW_REGISTRY_URI": address,
+        "MLFLOW_EXPERIMENT_ID": job.project_id,
+        "MLFLOW_RUN_ID": job.id,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        # The addresses it would print are those of MLflow's own pages.
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    }
+    return {name: value for name, value in ours.items() if name not in job.env}

@@ -14,7 +14,7 @@ import msgspec
 
 T = TypeVar("T")
 
-_met: dict[Any, msgspec.json.Decoder[Any]] = {}
+_met: dict[tuple[Any, bool], msgspec.json.Decoder[Any]] = {}
 _meeting = threading.Lock()
 
 
@@ -25,6 +25,11 @@ def decode(data: bytes | str | msgspec.Raw, type: Any) -> Any: ...
 def decode(data: bytes | str | msgspec.Raw, type: Any) -> Any:
     """JSON. Raises ``msgspec.DecodeError``, of which ``ValidationError`` is one."""
     return _meet(type).decode(data)
+
+
+def decode_lax(data: bytes, type: Any) -> Any:
+    """JSON as others write it: numbers may come as strings. Raises as ``decode`` does."""
+    return _meet(type, strict=False).decode(data)
 
 
 @overload
@@ -43,9 +48,9 @@ def unpack(data: bytes, type: type[T]) -> T:
     return msgspec.msgpack.decode(data, type=type)
 
 
-def _meet(type: Any) -> msgspec.json.Decoder[Any]:
-    decoder = _met.get(type)
+def _meet(type: Any, strict: bool = True) -> msgspec.json.Decoder[Any]:
+    decoder = _met.get((type, strict))
     if decoder is None:
         with _meeting:
-            decoder = _met[type] = msgspec.json.Decoder(type)
+            decoder = _met[type, strict] = msgspec.json.Decoder(type, strict=strict)
     return decoder

@@ -96,7 +96,9 @@ def _make_room(layout: Layout) -> None:
 def _refuse_other_kinds(layout: Layout) -> None:
     """Something else in the place of what we keep there. A link to a directory is a way to use another disk;
     when that disk is not mounted, nothing may be made in its place."""
-    for path in (layout.blobs, layout.engines, layout.trees, layout.jobs, layout.root / "storage"):
+    for path in (
+        layout.blobs, layout.engines, layout.trees, layout.jobs, layout.runs, layout.root / "storage",
+    ):  # fmt: skip
         if os.path.lexists(path) and not path.is_dir():
             what = "is a link that leads to no directory" if path.is_symlink() else "is no directory"
             raise DataRootRefused(f"{path} {what}. Mount the disk it is on, restore it, or move it away.")
@@ -111,7 +113,7 @@ def _refuse_empty(layout: Layout) -> None:
     if layout.database.exists() and layout.database.stat().st_size:
         return
     # Directories alone may be mount points that somebody has prepared.
-    left = [path for path in (layout.jobs, layout.blobs) if any(path.glob("*/*"))]
+    left = [path for path in (layout.jobs, layout.runs, layout.blobs) if any(path.glob("*/*"))]
     left += [layout.install] if layout.install.exists() else []
     if left:
         what = "is empty" if layout.database.exists() else "is missing"

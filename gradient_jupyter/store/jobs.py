@@ -289,6 +289,15 @@ def list_artifacts(
     return [_artifact(row) for row in rows]
 
 
+def artifacts_below(connection: Connection, job_id: str, directory: str) -> list[Artifact]:
+    """Those below a directory (the empty one: all), in the order of their paths."""
+    query = select(artifacts).where(artifacts.c.job_id == job_id).order_by(artifacts.c.path)
+    if directory:
+        # Everything that begins with "directory/": "0" is what comes after "/".
+        query = query.where(artifacts.c.path > f"{directory}/", artifacts.c.path < f"{directory}0")
+    return [_artifact(row) for row in connection.execute(query)]
+
+
 def get_artifact(connection: Connection, job_id: str, path: str) -> Artifact | None:
     row = connection.execute(
         select(artifacts).where(artifacts.c.job_id == job_id, artifacts.c.path == path)

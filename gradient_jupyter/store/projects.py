@@ -76,6 +76,12 @@ def role(connection: Connection, principals: Sequence[str], project_id: str) -> 
     return strongest
 
 
+def rename(connection: Connection, project_id: str, name: str) -> None:
+    """The name is free: of one owner's projects no two have the same."""
+    connection.execute(update(projects).where(projects.c.id == project_id).values(name=name))
+    _changed(connection, project_id)
+
+
 def mark_deleting(connection: Connection, project_id: str) -> None:
     connection.execute(update(projects).where(projects.c.id == project_id).values(deleting=True))
     _changed(connection, project_id)

@@ -317,3 +317,92 @@ audit = Table(
     Index(None, "time_us"),
     sqlite_autoincrement=True,
 )  # fmt: skip
+
+# What runs say of themselves, as MLflow's clients send it. Metrics are not here but in files of the runs.
+
+runs = Table(
+    "runs", metadata,
+    # A job's own run bears the job's id, and has a row from the first thing that was logged on. Every other
+    # one is a tracking run: begun inside a job (``job_id``), or by a person (null).
+    Column("seq", Integer, primary_key=True),
+    Column("id", String, nullable=False, unique=True),
+    Column("project_id", ForeignKey("projects.id", ondelete="CASCADE"), nullable=False),
+    Column("job_id", ForeignKey("jobs.id", ondelete="CASCADE")),
+    # Whose words they are: what an earlier attempt has said is not the job's any more.
+    Column("attempt", Integer, nullable=False),
+    # Of a job's own run null, unless it was given one beside the job's.
+    Column("name", String),
+    Column("status", String, nullable=False),
+    Column("user", String, nullable=False),
+    Column("created_by", String, nullable=False),
+    Column("created_us", Integer, nullable=False),
+    Column("start_us", Integer, nullable=False),
+    Column("end_us", Integer),
+    Column("deleted_us", Integer),
+    Index(None, "project_id", "start_us"),
+    Index(None, "job_id"),
+    sqlite_autoincrement=True,
+)  # fmt: skip
+
+run_params = Table(
+    "run_params", metadata,
+    Column("run_id", ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("key", String, primary_key=True),
+    Column("value", Text, nullable=False),
+)  # fmt: skip
+
+run_tags = Table(
+    "run_tags", metadata,
+    Column("run_id", ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("key", String, primary_key=True),
+    Column("value", Text, nullable=False),
+)  # fmt: skip
+
+run_inputs = Table(
+    "run_inputs", metadata,
+    # The data sets a run has read, as its client describes them.
+    Column("run_id", ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("name", String, primary_key=True),
+    Column("digest", String, primary_key=True),
+    Column("source_type", String, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("schema", Text),
+    Column("profile", Text),
+    Column("tags", Text, nullable=False),
+)  # fmt: skip
+
+run_models = Table(
+    "run_models", metadata,
+    # Which logged models a run has read or made.
+    Column("run_id", ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("model_id", String, primary_key=True),
+    Column("direction", String, primary_key=True),
+    Column("step", Integer, nullable=False),
+)  # fmt: skip
+
+project_tags = Table(
+    "project_tags", metadata,
+    Column("project_id", ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True),
+    Column("key", String, primary_key=True),
+    Column("value", Text, nullable=False),
+)  # fmt: skip
+
+logged_models = Table(
+    "logged_models", metadata,
+    # MLflow's logged models. Their files lie with their run's, or, where there is none, in a place of their
+    # own.
+    Column("seq", Integer, primary_key=True),
+    Column("id", String, nullable=False, unique=True),
+    Column("project_id", ForeignKey("projects.id", ondelete="CASCADE"), nullable=False),
+    Column("run_id", ForeignKey("runs.id", ondelete="CASCADE")),
+    Column("name", String, nullable=False),
+    Column("model_type", String, nullable=False),
+    Column("status", String, nullable=False),
+    Column("params", Text, nullable=False),
+    Column("tags", Text, nullable=False),
+    Column("created_us", Integer, nullable=False),
+    Column("updated_us", Integer, nullable=False),
+    Index(None, "project_id", "seq"),
+    Index(None, "run_id"),
+    sqlite_autoincrement=True,
+)  # fmt: skip

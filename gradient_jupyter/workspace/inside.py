@@ -18,7 +18,7 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from gradient_jupyter.resources.errors import InvalidRequest, NotFound
+from gradient_jupyter.resources.errors import Conflict, InvalidRequest, NotFound
 from gradient_jupyter.resources.snapshot import check_path
 from gradient_jupyter.workspace.descent import DIRECTORY
 from gradient_jupyter.workspace.tree import MAX_DEPTH, MAX_PATH_BYTES, shown_path
@@ -30,6 +30,13 @@ _FILE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 #: Wants of our own that pass. They say nothing about a file, so they are never a reason to leave one out.
 SHORTAGE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+#: What may stand where a file is to be put, or be done to the directory meanwhile.
+_IN_THE_WAY = frozenset(
+    {
+        errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.EACCES,
+        errno.EPERM, errno.EXDEV,
+    }
+)  # fmt: skip
 
 
 class InsideFile(NamedTuple):
@@ -140,6 +147,78 @@ def walk_inside(
     finally:
         for fd, _, _ in stack:
             os.close(fd)
+
+
+class Entry(NamedTuple):
+    """What lies in a directory under one name: a directory, or a regular file of so many bytes."""
+
+    name: str
+    is_directory: bool
+    size: int
+
+
+def list_inside(dirfd: int, name: str, most: int) -> list[Entry]:
+    """What lies in the directory ``name`` below ``dirfd`` (empty: in that itself), in order, at most so much.
+    Links are left out, and everything else that is neither file nor directory. Nothing where there is no
+    such directory.
+
+    Raises ``InvalidRequest`` (code ``bad-path``) for a name that is no path below a directory, and
+    ``OSError`` for a want of our own (``SHORTAGE``).
+    """
+    try:
+        # Its own name, and any in it, so that it is walked into.
+        parent = _parent(dirfd, f"{name}/x")[0] if name else os.open(".", DIRECTORY, dir_fd=dirfd)
+    except NotFound:
+        return []
+    try:
+        found: list[Entry] = []
+        for entry in _listing(parent):
+            try:
+                entry.name.encode()
+                status = os.stat(entry.name, dir_fd=parent, follow_symlinks=False)
+            except (UnicodeEncodeError, FileNotFoundError):
+                continue
+            if stat.S_ISDIR(status.st_mode):
+                found.append(Entry(entry.name, True, 0))
+            elif stat.S_ISREG(status.st_mode):
+                found.append(Entry(entry.name, False, status.st_size))
+            if len(found) >= most:
+                break
+        return found
+    finally:
+        os.close(parent)
+
+
+def place_inside(dirfd: int, name: str, source_dirfd: int, source: str) -> None:
+    """Move the file ``source``, which nobody else can reach, to ``name`` below ``dirfd`` on the same file
+    system, at once and in place of a file or link of that name. Directories on the way are made where they
+    are absent.
+
+    Raises ``InvalidRequest`` (code ``bad-path``) for a name that is no path below a directory, ``Conflict``
+    where something stands in the way (a directory of that name, a link or a file on the way), and
+    ``OSError`` for what the disk does.
+    """
+    _check(name)
+    *parts, last = name.split("/")
+    fd = os.open(".", DIRECTORY, dir_fd=dirfd)
+    try:
+        for part in parts:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(part, 0o700, dir_fd=fd)
+            inner = os.open(part, DIRECTORY, dir_fd=fd)
+            os.close(fd)
+            fd = inner
+        os.rename(source, last, src_dir_fd=source_dirfd, dst_dir_fd=fd)
+    except OSError as error:
+        if error.errno not in _IN_THE_WAY:
+            raise
+        raise Conflict(
+            f"Nothing can be put at '{shown_path(name)}' ({_reason(error)}).",
+            next="Something else is in the way there. Take another name, or remove it.",
+            code="path-taken",
+        ) from None
+    finally:
+        os.close(fd)
 
 
 def remove_inside(dirfd: int, name: str) -> int:
@@ -291,11 +370,7 @@ class _Removal:
 
 def _parent(dirfd: int, name: str) -> tuple[int, str]:
     """A descriptor, which the caller closes, of the directory that ``name`` lies in, and its last part."""
-    problem = check_path(name)
-    if problem is None and (name.count("/") >= MAX_DEPTH or len(name.encode()) > MAX_PATH_BYTES):
-        problem = "is too long"
-    if problem is not None:
-        raise InvalidRequest(f"The path '{shown_path(name)}' {problem}.", code="bad-path")
+    _check(name)
     *parts, last = name.split("/")
     fd = os.open(".", DIRECTORY, dir_fd=dirfd)
     for part in parts:
@@ -307,6 +382,14 @@ def _parent(dirfd: int, name: str) -> tuple[int, str]:
             os.close(fd)
         fd = inner
     return fd, last
+
+
+def _check(name: str) -> None:
+    problem = check_path(name)
+    if problem is None and (name.count("/") >= MAX_DEPTH or len(name.encode()) > MAX_PATH_BYTES):
+        problem = "is too long"
+    if problem is not None:
+        raise InvalidRequest(f"The path '{shown_path(name)}' {problem}.", code="bad-path")
 
 
 def _open_regular(parent: int, last: str, name: str, flags: int) -> int:

@@ -11,11 +11,13 @@ from gradient_jupyter.api.openapi import document
 from gradient_jupyter.api.routes import NATIVE
 
 
-def test_every_route_is_in_the_document_and_nothing_else(solo):
+def test_every_route_of_our_own_face_is_in_the_document_and_nothing_else(solo):
     served = solo.request("GET", "/openapi.json").json()
     assert served["openapi"] == "3.1.0"
     found = {(method.upper(), path) for path, methods in served["paths"].items() for method in methods}
-    assert found == {(route.method, route.address) for route in all_routes()}
+    assert found == {(route.method, route.address) for route in all_routes() if route.face is NATIVE}
+    assert {route.face.prefix for route in all_routes()} == {NATIVE.prefix, "/mlflow"}
+    assert all(prefix in served["info"]["description"] for prefix in (NATIVE.prefix, "/mlflow"))
     names = [op["operationId"] for methods in served["paths"].values() for op in methods.values()]
     assert len(names) == len(set(names))
 
