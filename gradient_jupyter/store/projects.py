@@ -87,11 +87,6 @@ def mark_deleting(connection: Connection, project_id: str) -> None:
     _changed(connection, project_id)
 
 
-def rename(connection: Connection, project_id: str, name: str) -> None:
-    connection.execute(update(projects).where(projects.c.id == project_id).values(name=name))
-    _changed(connection, project_id)
-
-
 def set_member(connection: Connection, project_id: str, principal: str, role: Role) -> None:
     remove = delete(members).where(members.c.project_id == project_id, members.c.principal == principal)
     connection.execute(remove)
