@@ -94,6 +94,28 @@ def doctor(*, full: bool, as_json: bool) -> int:
     return 1 if found.level is Level.FAIL else 0
 
 
+@admin.command("rotate-key")
+@json_option
+def rotate_key(*, as_json: bool) -> int:
+    """Make a new key for secrets, and encrypt every secret under it.
+
+    Also the way on when the key is lost: what cannot be read stays unreadable and is set anew.
+    """
+    from gradient_jupyter.cli.terminal import print_json
+    from gradient_jupyter.client import Client
+
+    with Client() as client:
+        done = client.admin.rotate_key()
+    if as_json:
+        print_json(done)
+    else:
+        many = f"{done.secrets:,} {'secret is' if done.secrets == 1 else 'secrets are'}"
+        note(f"  ✓ new key   {done.key_id}; {many} encrypted under it")
+        if done.unreadable:
+            note(f"  ! {done.unreadable:,} could not be read and are as they were: gradient secrets list")
+    return 0
+
+
 def _diagnosis(full: bool) -> Diagnosis:
     """By the server where one can tell, else from its files."""
     import os

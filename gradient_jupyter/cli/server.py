@@ -80,6 +80,7 @@ def _show(client: Client, *, as_json: bool) -> None:
     facts(
         [
             *([("Because", clean(info.read_only))] if info.read_only else []),
+            *(("Note", clean(warning)) for warning in info.warnings),
             ("Address", client.url),
             ("Engine", f"{clean(info.engine)}: {clean(info.isolation)}"),
             ("Jobs", f"{live}, {count(info.streams, 'open stream')}"),

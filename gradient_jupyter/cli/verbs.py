@@ -17,11 +17,12 @@ VERBS: dict[str, Verb] = {
     "run": Verb("run", "run", "Send this directory away as a job, follow it, end with its exit code"),
     "jobs": Verb("jobs", "jobs", "create, list, show, logs, waitfor, rerun, stop, delete, tags, artifacts"),
     "projects": Verb("projects", "projects", "list, create, show, delete"),
+    "secrets": Verb("secrets", "secrets", "list, set, delete passwords and tokens for jobs"),
     "machineTypes": Verb(
         "machine_types", "machine_types", "What a job can run on, and what is free", ("machine-types",)
     ),
     "server": Verb("server", "server", "start, stop, status of your own server"),
-    "admin": Verb("admin", "admin", "df, gc, doctor: the disk, what can go, what is wrong"),
+    "admin": Verb("admin", "admin", "df, gc, doctor, rotate-key: the disk, what can go, what is wrong"),
     "completion": Verb("completion", "completion", "Completion of commands for bash, zsh or fish"),
     "version": Verb("version", "version", "The version of this program"),
 }

@@ -13,6 +13,7 @@ from gradient_jupyter.client.transport import Transport
 from gradient_jupyter.resources.admin import Collect, Collected, Diagnosis, DiskUse
 from gradient_jupyter.resources.decoding import decode
 from gradient_jupyter.resources.errors import ServerUnavailable
+from gradient_jupyter.resources.secret import Rotated
 
 _LONG_S = 3600.0
 """Everything may be looked at, or cleared away, before the answer."""
@@ -34,6 +35,10 @@ class Admin:
         return self._transport.request(
             "POST", "/admin/collect", Collected, body=body, repeatable=True, answer_s=_LONG_S
         )
+
+    def rotate_key(self) -> Rotated:
+        """Makes a new key for secrets and encrypts every one under it that can be read."""
+        return self._transport.request("POST", "/admin/secrets/rotate", Rotated, answer_s=_LONG_S)
 
     def doctor(self, *, full: bool = False) -> Diagnosis:
         """How everything does; ``full`` reads every stored file."""

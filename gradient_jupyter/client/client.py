@@ -19,6 +19,7 @@ from gradient_jupyter.client.jobs import Jobs
 from gradient_jupyter.client.locate import Named, locate
 from gradient_jupyter.client.machine_types import MachineTypes
 from gradient_jupyter.client.projects import Projects
+from gradient_jupyter.client.secrets import Secrets
 from gradient_jupyter.client.transport import Transport
 from gradient_jupyter.resources.server import ServerInfo
 
@@ -38,6 +39,7 @@ class Client:
         self.jobs = Jobs(self._transport)
         self.projects = Projects(self._transport)
         self.machine_types = MachineTypes(self._transport)
+        self.secrets = Secrets(self._transport)
         self.admin = Admin(self._transport)
 
     @property

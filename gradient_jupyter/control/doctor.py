@@ -26,6 +26,7 @@ from gradient_jupyter.control import leftovers
 from gradient_jupyter.control.clock import is_synchronised
 from gradient_jupyter.control.floors import below
 from gradient_jupyter.control.integrity import Looked, check_artifacts, check_files, check_logs
+from gradient_jupyter.control.keyring import look
 from gradient_jupyter.control.layout import Layout
 from gradient_jupyter.resources.admin import Check, Diagnosis, Level
 from gradient_jupyter.resources.base import now_us
@@ -58,6 +59,8 @@ class Known:
     gpus: tuple[str, ...]
     running: bool = False
     jumped_s: float = 0.0
+    keyring: Path | None = None
+    """Where the keys of secrets are; None: not known."""
 
 
 async def examine_plane(plane: Plane, *, full: bool) -> Diagnosis:
@@ -72,6 +75,7 @@ async def examine_plane(plane: Plane, *, full: bool) -> Diagnosis:
         gpus=tuple(gpu.name for node in nodes for gpu in node.gpus),
         running=True,
         jumped_s=plane.keeper.clock.jumped_s(),
+        keyring=plane.keyring.path,
     )
     # Not on the pool for files: with ``full`` it may take long.
     return await asyncio.to_thread(examine, plane.layout, known, full=full)
@@ -103,6 +107,7 @@ def examine(layout: Layout, known: Known, *, full: bool = False) -> Diagnosis:
         add("disk", lambda: _disk(layout, known))
         add("database", lambda: _database(layout))
         add("clock", lambda: _clock(layout, known))
+        add("secrets", lambda: _secrets(layout, known))
         add("files", lambda: _files(layout, full=full))
         add("leftovers", lambda: _leftovers(layout))
     add("descriptors", _descriptors)
@@ -243,6 +248,36 @@ def _database(layout: Layout) -> Iterator[Line]:
         yield Level.OK, f"Whole. Its schema {version[0]} is migrated to {HEAD} by the next server.", ""
     else:
         yield Level.OK, f"Whole; schema {version[0]}; {decimal(layout.database.stat().st_size)}.", ""
+
+
+def _secrets(layout: Layout, known: Known) -> Iterator[Line]:
+    if not layout.database.exists() or known.keyring is None:
+        return
+    try:
+        with closing(_open(layout.database)) as database:
+            used = dict(database.execute("SELECT key_id, count(*) FROM secrets GROUP BY key_id").fetchall())
+    except sqlite3.DatabaseError as error:
+        if "no such table" in str(error):
+            return  # of an older schema, which the next server brings up to date
+        yield Level.WARN, f"They cannot be counted: {error}.", "The line about the database says why."
+        return
+    there, trouble = look(known.keyring)
+    for sentence in trouble:
+        yield Level.WARN, sentence, "It holds keys of secrets: keep it to yourself, and as it was."
+    many = sum(used.values())
+    lost = {key_id: count for key_id, count in used.items() if key_id not in there}
+    if lost:
+        yield (
+            Level.FAIL,
+            f"{sum(lost.values()):,} of {many:,} cannot be read: the key {', '.join(sorted(lost))} is not in "
+            f"{known.keyring}.",
+            "Put it back from a backup. If it is lost: gradient admin rotate-key, and set those anew.",
+        )
+    elif many:
+        where = f"{known.keyring}: keep a copy of it, but not with copies of the data"
+        yield Level.OK, f"{many:,}, encrypted; the key is in {where}.", ""
+    else:
+        yield Level.OK, "None.", ""
 
 
 def _clock(layout: Layout, known: Known) -> Iterator[Line]:

@@ -144,11 +144,15 @@ def _read(directory: int, name: str) -> tuple[bytes | None, str]:
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
     except OSError as error:
         return None, f"cannot be read: {error.strerror}."
-    with os.fdopen(fd, "rb") as file:
+    try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             return None, "is no regular file."
-        key = file.read(_BYTES + 1)
+        key = os.read(fd, _BYTES + 1)
+    except OSError as error:
+        return None, f"cannot be read: {error.strerror}."
+    finally:
+        os.close(fd)
     if len(key) != _BYTES or name.partition("-")[2] != _mark(key):
         return None, "is damaged: it is not the key that it is called after."
     if status.st_uid != os.geteuid() or status.st_mode & 0o077:

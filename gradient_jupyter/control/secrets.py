@@ -35,6 +35,7 @@ from gradient_jupyter.store import secrets as rows
 from gradient_jupyter.store.database import refusal
 from gradient_jupyter.store.projects import Place
 from gradient_jupyter.store.secrets import Bound, Sealed
+from gradient_jupyter.workspace import durable
 
 if TYPE_CHECKING:
     from gradient_jupyter.control.keyring import Keyring
@@ -130,7 +131,8 @@ def _meant(connection: Connection, principal: Principal, project: Place, name: s
     if len(having) > 1:
         raise Conflict(
             f"{len(having)} of your teams have a secret {name!r}, and it is not clear which is meant.",
-            next=f"Set the one you mean for the project: gradient secrets set {name} --projectId {project.id}",
+            next="Set the one you mean for the project: "
+            f"gradient secrets set {name} --projectId {project.id}",
             code="secret-ambiguous",
         )
     if not having:
@@ -250,7 +252,16 @@ def _current(keyring: Keyring, connection: Connection) -> str:
             "set the secrets anew.",
             code="secrets-key-missing",
         )
-    return keyring.make()
+    try:
+        return keyring.make()
+    except OSError as error:
+        if error.errno in durable.NO_SPACE:
+            raise
+        raise ServerError(
+            f"A key for secrets cannot be made in {keyring.path}: {error.strerror}. Nothing was stored.",
+            next="The administrator makes it a directory that the server alone may write.",
+            code="secrets-key-unwritable",
+        ) from error
 
 
 def _opens(keyring: Keyring, sealed: Sealed) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from gradient_jupyter.resources.decoding import decode
-from gradient_jupyter.resources.server import Runtime
+from gradient_jupyter.resources.server import Runtime, config_root
 from gradient_jupyter.workspace.space import NETWORK, file_system
 
 
@@ -88,6 +88,11 @@ def key(path: Path) -> bytes:
         os.fsync(file.fileno())
     draft.replace(path)
     return made
+
+
+def keyring(install: str) -> Path:
+    """Where the keys are under which this installation's secrets are encrypted."""
+    return config_root() / "keys" / f"{install}.secrets"
 
 
 def publish(path: Path, runtime: Runtime) -> None:

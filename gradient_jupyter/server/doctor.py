@@ -18,6 +18,8 @@ from gradient_jupyter.engines.local import inventory
 from gradient_jupyter.engines.local.world import Worlds
 from gradient_jupyter.resources.admin import Check, Diagnosis, Level
 from gradient_jupyter.resources.server import data_root
+from gradient_jupyter.server.claimed import keyring
+from gradient_jupyter.server.dataroot import read_mark
 from gradient_jupyter.server.program import GradientServer, Isolation
 
 
@@ -38,6 +40,7 @@ def main(argv: list[str]) -> None:
         isolation=worlds.sentence(),
         contained=worlds.bubblewrap is not None,
         gpus=tuple(gpu.name for gpu in inventory.gpus()),
+        keyring=keyring(read_mark(layout.install)),
     )
     found = examine(layout, known, full=full)
     if wrong:

@@ -310,7 +310,7 @@ class Solo:
             blobs = BlobStore(layout.blobs, alone=True, tidy=not self._read_only)
             plane = Plane(
                 layout, self._install, program.settings(), blobs, self._local_engine, key,
-                f"{self.url}/api/{API}", self._read_only, config_root() / "keys" / f"{self._install}.secrets",
+                f"{self.url}/api/{API}", self._read_only, claimed.keyring(self._install),
             )  # fmt: skip
             await plane.start()
             user = await self._user(plane)

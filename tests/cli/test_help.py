@@ -20,6 +20,8 @@ GROUPS = {
     ("jobs", "artifacts"): ("list", "download", "delete"),
     ("projects",): ("list", "create", "show", "delete"),
     ("server",): ("start", "stop", "status"),
+    ("secrets",): ("list", "set", "delete"),
+    ("admin",): ("df", "gc", "doctor", "rotate-key"),
 }
 
 
