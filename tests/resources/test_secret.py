@@ -44,11 +44,12 @@ def test_it_is_revealed_where_that_is_asked_for():
     [
         repr, str, "{}".format, "{!r:>40}".format, "{:x^40}".format, "%s".__mod__, "%r".__mod__, ascii,
         lambda value: f"{value} {value!r} {value=}", lambda value: repr([value, {"k": value}, (value,)]),
-        pprint.pformat, pretty_repr, dir, lambda value: Holder(value), lambda value: Plain(value),
-        lambda value: msgspec.structs.asdict(Holder(value)), lambda value: msgspec.structs.astuple(Holder(value)),
+        pprint.pformat, pretty_repr, dir, Holder, Plain, KeyError, lambda value: ValueError("x", value),
+        lambda value: msgspec.structs.asdict(Holder(value)),
+        lambda value: msgspec.structs.astuple(Holder(value)),
         lambda value: json.dumps([value], default=str), lambda value: json.dumps([value], default=repr),
         lambda value: msgspec.json.encode(Holder(value), enc_hook=str),
-        lambda value: pretty_repr(Holder(value)), lambda value: KeyError(value), lambda value: ValueError("x", value),
+        lambda value: pretty_repr(Holder(value)),
     ],
 )  # fmt: skip
 def test_whatever_prints_it_prints_stars(show):

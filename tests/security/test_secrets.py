@@ -149,9 +149,9 @@ def test_no_secret_is_found_anywhere_after_everything_went_wrong(watched, tmp_pa
     # The supervisor dies, the server dies, the key is changed, the stored value rots, the secret goes.
     supervisor = json.loads(pid_file.read_text())["pid"]
     os.kill(supervisor, signal.SIGKILL)
-    assert watched.finished(job["id"])["reason"]["code"] == "lost"
     watched.kill()
     watched.start()
+    assert watched.finished(job["id"])["reason"]["code"] == "lost"
     assert watched.request("POST", "/admin/secrets/rotate").json()["secrets"] == 2
     last = watched.job(*blab, BLAB, **given)
     assert watched.finished(last["id"])["state"] == "Stopped"
