@@ -29,6 +29,7 @@ from gradient_jupyter.engines.base import (
     Task,
 )
 from gradient_jupyter.resources.job import HostEnvironment
+from gradient_jupyter.resources.secret import SecretValue
 
 WITHIN_S = 30.0
 
@@ -712,5 +713,60 @@ def test_it_says_what_it_is(bench: Bench) -> None:
             assert node.up
             assert node.cpus > 0
             assert node.memory_bytes > 1 << 20
+
+    bench.run(scenario)
+
+
+# ------------------------------------------------------------------------------------------------- secrets
+
+
+def test_a_secret_reaches_the_command_and_neither_its_log_nor_the_disk(bench: Bench) -> None:
+    """Asset A2: both streams, cut where the program happened to write."""
+    value = "s3cret/of+some length"
+
+    async def scenario(engine: Engine) -> None:
+        code = (
+            "import os, sys; v = os.environ['V']; assert v == sys.argv[1][::-1]\n"
+            "for fd in (1, 2):\n"
+            "    os.write(fd, b'before ' + v.encode() + b' after ')\n"
+            "    for letter in v: os.write(fd, letter.encode())\n"
+            "    os.write(fd, v[:7].encode())\n"
+        )
+        task = bench.task("python", "-c", code, value[::-1], secret={"V": SecretValue(value)})
+        seen, chunks = await finish(engine, task)
+        assert seen.phase is Phase.SUCCEEDED, chunks
+        for stream in (Stream.STDOUT, Stream.STDERR):
+            assert text(chunks, stream) == b"before *** after ***" + value[:7].encode()
+        held = [
+            path for path in bench.root.rglob("*") if path.is_file() and value.encode() in path.read_bytes()
+        ]
+        assert not held
+
+    bench.run(scenario)
+
+
+def test_what_the_platform_says_of_a_task_holds_no_secret(bench: Bench) -> None:
+    """Somebody wrote their token where the command's name should be."""
+    value = "hf_TypedInTheWrongPlace"
+
+    async def scenario(engine: Engine) -> None:
+        seen, chunks = await finish(engine, bench.task(value, secret={"V": SecretValue(value)}))
+        assert (seen.phase, seen.exit_code) == (Phase.FAILED, 127)
+        assert value not in seen.message and "***" in seen.message
+        said = text(chunks, Stream.PLATFORM)
+        assert value.encode() not in said and b"***" in said
+
+    bench.run(scenario)
+
+
+def test_a_task_is_the_same_task_with_other_secrets(bench: Bench) -> None:
+    """A token or a secret may have changed since it was first asked for."""
+
+    async def scenario(engine: Engine) -> None:
+        task = bench.task("sleep", "600", secret={"V": SecretValue("the first")})
+        await engine.ensure(task)
+        await engine.ensure(msgspec.structs.replace(task, secret={"V": SecretValue("the second")}))
+        await engine.stop(task.key, 0)
+        await until_phase(engine, task.key, Phase.FAILED)
 
     bench.run(scenario)
