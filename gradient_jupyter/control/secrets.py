@@ -228,7 +228,14 @@ async def trouble(plane: Plane) -> tuple[str, ...]:
 
 def missing(keyring: Keyring, used: Mapping[str, int]) -> str:
     """What is to be said where secrets are under keys that are not there; empty when none is."""
-    lost = {key_id: count for key_id, count in used.items() if keyring.key(key_id) is None}
+    gone = {key_id: count for key_id, count in used.items() if key_id not in keyring.ids}
+    lost = {key_id: count for key_id, count in gone.items() if keyring.key(key_id) is None}
+    if gone and not lost:
+        return (
+            f"The key {', '.join(sorted(gone))} for secrets is gone from {keyring.path}; this server alone still "
+            "has it, and when it ends they are lost. Put it back from a backup, or make a new one now: "
+            "gradient admin rotate-key"
+        )
     if not lost:
         return ""
     many = sum(lost.values())

@@ -272,6 +272,23 @@ def test_a_key_that_stays_lost_is_replaced_when_that_is_asked_for(own_solo):
     assert own_solo.request("GET", "/server").json()["warnings"] == []
 
 
+def test_a_key_that_vanishes_under_a_running_server_can_still_be_replaced(own_solo):
+    """Fault: somebody clears away the configuration. Nothing is lost as long as the server lives."""
+    own_solo.start()
+    put(own_solo, "/secrets/user/v", "long enough")
+    (key,) = keys(own_solo).iterdir()
+    key.unlink()
+    (warning,) = own_solo.request("GET", "/server").json()["warnings"]
+    assert key.name in warning and "rotate-key" in warning
+    rotated = own_solo.request("POST", "/admin/secrets/rotate").json()
+    assert (rotated["secrets"], rotated["unreadable"]) == (1, 0)
+    own_solo.kill()
+    own_solo.start()
+    assert own_solo.request("GET", "/server").json()["warnings"] == []
+    job = own_solo.job("true", env={"V": "secret:v"})
+    assert own_solo.finished(job["id"])["state"] == "Stopped"
+
+
 @pytest.mark.parametrize("damage", ["garbage", "empty", "link", "directory", "open"])
 def test_a_key_file_that_is_not_what_it_was_is_named(own_solo, damage):
     own_solo.start()
