@@ -232,8 +232,8 @@ def missing(keyring: Keyring, used: Mapping[str, int]) -> str:
     lost = {key_id: count for key_id, count in gone.items() if keyring.key(key_id) is None}
     if gone and not lost:
         return (
-            f"The key {', '.join(sorted(gone))} for secrets is gone from {keyring.path}; this server alone still "
-            "has it, and when it ends they are lost. Put it back from a backup, or make a new one now: "
+            f"The key {', '.join(sorted(gone))} for secrets is gone from {keyring.path}; this server alone "
+            "still has it, and when it ends they are lost. Put it back from a backup, or make a new one now: "
             "gradient admin rotate-key"
         )
     if not lost:

@@ -27,7 +27,7 @@ BLAB = (
     "import base64, json, os, sys, time, urllib.parse\n"
     "for name in ('ONE', 'TWO', 'GRADIENT_JOB_TOKEN'):\n"
     "    value = os.environ[name]\n"
-    "    print(value, [value], json.dumps(value), urllib.parse.quote(value), value.encode().hex())\n"
+    "    print(value, [value], json.dumps(value), urllib.parse.quote(value))\n"
     "    print(base64.b64encode(f'user:{value}'.encode()).decode(), file=sys.stderr, flush=True)\n"
     "    for letter in value:\n"
     "        os.write(1, letter.encode()); os.write(2, letter.encode()); time.sleep(0.002)\n"

@@ -1,9 +1,9 @@
 """Hides secrets in a stream of bytes, wherever it is cut into pieces.
 
 Looked for are the texts themselves and what programs make of them without meaning to: base64 (in each of the
-three positions in which a text can stand in what is encoded), hexadecimal, quoted for URLs, escaped for JSON
-and by Python, and the single lines of what has several. That is best effort: a program can always print a
-secret in a form that nobody recognises.
+three positions in which a text can stand in what is encoded), quoted for URLs, escaped for JSON and by
+Python, and the single lines of what has several. That is best effort: a program can always print a secret in
+a form that nobody recognises. Each form costs a search through all output, so it has to be a usual one.
 
 All bytes that belong to an occurrence are replaced, also where occurrences overlap. Held back are only bytes
 that may be the beginning of one, until what follows tells; the result does not depend on how the stream was
@@ -141,7 +141,6 @@ def forms(secret: str) -> list[bytes]:
         kept = (line for line in lines if len(line) >= _SHORTEST_LINE and not line.startswith(b"-----"))
         found.update(dict.fromkeys(kept))
     if len(text) >= _SHORTEST_ENCODED:
-        found.update(dict.fromkeys((binascii.hexlify(text), binascii.hexlify(text).upper())))
         for before in range(3):
             encoded = _base64(text, before)
             found.update(dict.fromkeys((encoded, encoded.replace(b"+", b"-").replace(b"/", b"_"))))
