@@ -26,7 +26,7 @@ async def create(call: Call) -> Snapshot:
 async def fetch(call: Call) -> GitSnapshot:
     call.host.streams += 1  # the server stays as long as somebody waits for this
     try:
-        return await repositories.fetch(call.plane, call.principal, call.body.url)
+        return await repositories.fetch(call.plane, call.principal, call.body)
     finally:
         call.host.streams -= 1
 

@@ -85,6 +85,8 @@ class Submission(NamedTuple):
     env: dict[str, str]
     max_size: str | None
     running: Running
+    workspace_username: str | None = None
+    workspace_password: str | None = None
 
 
 def running_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -181,6 +183,20 @@ def submission_options(command: Callable[..., Any]) -> Callable[..., Any]:
         help="A directory, a .zip, another file, git+https://HOST/REPO@REF, or none.  [this directory]",
     )
     @click.option(
+        "--workspaceUsername",
+        "--workspace-username",
+        "workspace_username",
+        metavar="NAME",
+        help="Of a private repository; needed where its password is no token.",
+    )
+    @click.option(
+        "--workspacePassword",
+        "--workspace-password",
+        "workspace_password",
+        metavar="secret:NAME",
+        help="The secret that opens a private repository.",
+    )
+    @click.option(
         "--maxSize",
         "--max-size",
         "max_size",
@@ -197,6 +213,8 @@ def submission_options(command: Callable[..., Any]) -> Callable[..., Any]:
         project_id: str | None,
         name: str | None,
         workspace: str,
+        workspace_username: str | None,
+        workspace_password: str | None,
         max_size: str | None,
         env: dict[str, str],
         running: Running,
@@ -216,6 +234,8 @@ def submission_options(command: Callable[..., Any]) -> Callable[..., Any]:
             machine_type=machine_type,
             env=env,
             running=running,
+            workspace_username=workspace_username,
+            workspace_password=workspace_password,
         )
         return command(*args, submission=submission, **more)
 

@@ -18,7 +18,14 @@ if TYPE_CHECKING:
 
 def sheet(client: Client, submission: Submission, *, as_json: bool) -> int:
     """Prints it and returns 0. The server is asked what it has; no content is sent."""
-    flight = client.jobs.preflight(submission.workspace, max_size=submission.max_size)
+    flight = client.jobs.preflight(
+        submission.workspace,
+        max_size=submission.max_size,
+        workspace_username=submission.workspace_username,
+        workspace_password=submission.workspace_password,
+        project=submission.project,
+        project_id=submission.project_id,
+    )
     if as_json:
         print_json(flight)
         return 0

@@ -78,6 +78,8 @@ def _create(client: Client, command: tuple[str, ...], submission: Submission, *,
         job = client.jobs.create(
             command,
             workspace=submission.workspace,
+            workspace_username=submission.workspace_username,
+            workspace_password=submission.workspace_password,
             project=submission.project,
             project_id=submission.project_id,
             name=submission.name,

@@ -46,6 +46,8 @@ class Jobs:
         command: Sequence[str] | str,
         *,
         workspace: Path | str | None = ".",
+        workspace_username: str | None = None,
+        workspace_password: str | None = None,
         project: str | None = None,
         project_id: str | None = None,
         name: str | None = None,
@@ -62,7 +64,8 @@ class Jobs:
 
         ``workspace`` is a directory, a zip file (unpacked as it is), any other file (alone), a repository
         that the server fetches (``"git+https://github.com/owner/repo@ref#subdirectory=dir"``), or None for
-        no files.
+        no files. A private repository is opened with ``workspace_password="secret:NAME"`` and, where its host
+        cares, ``workspace_username``.
         ``max_size`` is the most that may be sent, in bytes or as ``"2GiB"``; ``"none"`` lifts the limit.
         ``command`` is an argument vector that no shell looks at; a string is split into one as a shell
         would. Without a project it is the directory's own: ``.ps_project/config.json``, else its name; of a
@@ -75,7 +78,8 @@ class Jobs:
         words = _words(command)
         if project is not None and project_id is not None:
             raise InvalidRequest("A job belongs to one project: give its name or its id, not both.")
-        files = workspaces.find(workspace, on_progress, max_size=max_size)
+        login = _login(workspace_username, workspace_password, project, project_id)
+        files = workspaces.find(workspace, on_progress, max_size=max_size, login=login)
         if project is None and project_id is None:
             project, project_id = files.project()
         request = wire.CreateJob(
@@ -125,11 +129,19 @@ class Jobs:
         )
 
     def preflight(
-        self, workspace: Path | str | None = ".", *, max_size: int | str | None = None
+        self,
+        workspace: Path | str | None = ".",
+        *,
+        max_size: int | str | None = None,
+        workspace_username: str | None = None,
+        workspace_password: str | None = None,
+        project: str | None = None,
+        project_id: str | None = None,
     ) -> Preflight:
         """What ``create`` would send from ``workspace`` now and what it would leave out. Nothing is sent;
         a repository is fetched by the server, which has no other way to know."""
-        return workspaces.find(workspace, max_size=max_size).look(self._transport)
+        login = _login(workspace_username, workspace_password, project, project_id)
+        return workspaces.find(workspace, max_size=max_size, login=login).look(self._transport)
 
     def get(self, job_id: str) -> Job:
         return Job(self._transport, self._transport.request("GET", _path(job_id), wire.Job))
@@ -334,6 +346,20 @@ class Job:
         return (
             f"<Job {record.id} {record.name!r} #{record.number} of {record.project!r}: {record.state}{ended}>"
         )
+
+
+def _login(
+    username: str | None, password: str | None, project: str | None, project_id: str | None
+) -> workspaces.Login | None:
+    if password is None:
+        if username is not None:
+            raise InvalidRequest(
+                "A user name alone opens no repository.",
+                next="Give workspace_password (--workspacePassword) too: secret:NAME.",
+                code="bad-credentials",
+            )
+        return None
+    return workspaces.Login(password, username, project, project_id)
 
 
 def _words(command: Sequence[str] | str) -> tuple[str, ...]:

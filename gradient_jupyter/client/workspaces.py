@@ -15,6 +15,7 @@ from gradient_jupyter.client import projects, upload
 from gradient_jupyter.client.transport import Transport
 from gradient_jupyter.client.upload import OnProgress, Progress
 from gradient_jupyter.resources.errors import InvalidRequest, WorkspaceError
+from gradient_jupyter.resources.secret import reference
 from gradient_jupyter.resources.snapshot import EMPTY_TREE, FetchGit, GitSnapshot, Manifest
 from gradient_jupyter.workspace.contents import Contents
 from gradient_jupyter.workspace.limit import default_limit, parse_size
@@ -64,22 +65,40 @@ class Workspace(Protocol):
         """What ``send`` would do."""
 
 
+class Login(NamedTuple):
+    """What a private repository is opened with."""
+
+    password: str
+    """``secret:NAME``."""
+    username: str | None = None
+    project: str | None = None
+    project_id: str | None = None
+    """Whose job it is for, where that was said: its secrets come first."""
+
+
 def find(
     workspace: Path | str | None,
     on_progress: OnProgress | None = None,
     *,
     max_size: int | str | None = None,
+    login: Login | None = None,
 ) -> Workspace:
     """What ``workspace`` names, read now: no files (None, ``none``), a directory, a zip file, another file;
     or a repository (``git+https://…``), which the server reads.
 
     ``max_size`` is the most that may be sent, in bytes or as ``2GiB``; by default what
-    ``$GRADIENT_WORKSPACE_LIMIT`` says, or 512 MiB. ``none`` lifts it.
+    ``$GRADIENT_WORKSPACE_LIMIT`` says, or 512 MiB. ``none`` lifts it. ``login`` opens a private repository.
     """
+    is_git = isinstance(workspace, str) and is_repository(workspace)
+    if login is not None and not is_git:
+        raise InvalidRequest(
+            "Only a repository (git+https://…) is opened with a user name and a password.",
+            code="bad-credentials",
+        )
     if workspace is None or workspace == NONE:
         return _Nothing()
     if isinstance(workspace, str) and is_repository(workspace):
-        return _Repository(parse(workspace))
+        return _Repository(parse(workspace), login)
     if isinstance(workspace, str) and workspace.startswith(_ADDRESSES):
         raise InvalidRequest(
             f"{workspace[:100]!r} is not a directory.",
@@ -142,8 +161,9 @@ class _Repository:
     snapshot = EMPTY_TREE
     known = None
 
-    def __init__(self, repository: Repository) -> None:
+    def __init__(self, repository: Repository, login: Login | None) -> None:
         self._repository = repository
+        self._login = login
 
     def project(self) -> tuple[str | None, str | None]:
         """Named after the repository: where the person is when they name it does not matter."""
@@ -182,10 +202,28 @@ class _Repository:
             "POST",
             "/snapshots/git",
             GitSnapshot,
-            body=FetchGit(url=str(self._repository)),
+            body=self._asked(),
             repeatable=True,
             answer_s=_FETCHED_S,
         )
+
+    def _asked(self) -> FetchGit:
+        url = str(self._repository)
+        if self._login is None:
+            return FetchGit(url=url)
+        if reference(self._login.password) is None:
+            raise InvalidRequest(
+                "A repository's password is not sent as it is: it would be in histories and logs.",
+                next="Set it as a secret (gradient secrets set NAME) and give secret:NAME.",
+                code="bad-credentials",
+            )
+        project, project_id = self._login.project, self._login.project_id
+        if project is None and project_id is None:
+            project, project_id = self.project()
+        return FetchGit(
+            url=url, username=self._login.username, password=self._login.password, project=project,
+            project_id=project_id,
+        )  # fmt: skip
 
 
 def _read(path: Path, limit: int | None, on_progress: OnProgress | None) -> Contents:

@@ -8,6 +8,7 @@ made the repository, or keeps its server, can put words into it. Every method bl
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import logging
 import os
@@ -31,6 +32,7 @@ from gradient_jupyter.resources.errors import (
     ServerError,
     TooLarge,
 )
+from gradient_jupyter.resources.secret import SecretValue
 from gradient_jupyter.workspace.commit import LISTING, Listed, parse_listing
 from gradient_jupyter.workspace.inside import remove_tree
 from gradient_jupyter.workspace.repository import Repository
@@ -104,16 +106,45 @@ class Limits(NamedTuple):
         return _MEMORY_BYTES + 2 * self.bytes
 
 
+class Login(NamedTuple):
+    """Who we are to the repository's host. It is told to that host and to nobody else."""
+
+    username: str
+    password: SecretValue
+
+    def basic(self) -> str:
+        """As HTTP's basic authentication has it."""
+        return base64.b64encode(f"{self.username}:{self.password.reveal()}".encode()).decode()
+
+    def hide(self, said: str) -> str:
+        """What somebody said, without it: a server may say again what it was told."""
+        return said.replace(self.basic(), "***").replace(self.password.reveal(), "***")
+
+
 class Git:
     """One repository in the empty directory ``home``. ``kill`` ends whatever runs, from any thread."""
 
     def __init__(
-        self, home: Path, repository: Repository, target: Target, limits: Limits, ca_file: str | None
+        self,
+        home: Path,
+        repository: Repository,
+        target: Target,
+        limits: Limits,
+        ca_file: str | None,
+        login: Login | None = None,
     ) -> None:
         self._home = home
         self._repository = repository
         self._limits = limits
         self._environment = _environment(home)
+        self._login = login
+        if login is not None:
+            # Beside the command line, which others can read, and for this host alone.
+            self._environment |= {
+                "GIT_CONFIG_COUNT": "1",
+                "GIT_CONFIG_KEY_0": f"http.{_origin(repository)}.extraHeader",
+                "GIT_CONFIG_VALUE_0": f"Authorization: Basic {login.basic()}",
+            }
         self._config = [*_ALWAYS, f"protocol.{target.scheme}.allow=always"]
         if target.host != target.address:
             address = f"[{target.address}]" if ":" in target.address else target.address
@@ -286,6 +317,8 @@ class Git:
         """Our sentence for what git said."""
         repository, where = self._repository, self._repository.url
         known = _known(said)
+        if self._login is not None:
+            said = self._login.hide(said)
         log.info("git %s of %s ended with %s: %s", verb, where, code, shown(said.strip()[-2000:]))
         match known:
             case "space":
@@ -298,10 +331,18 @@ class Git:
                     next="Take a smaller one, or ask the administrator: GradientServer.outbound_max_bytes.",
                     code="repository-too-large",
                 )
+            case "absent" if self._login is not None:
+                return NotFound(
+                    f"There is no repository at {where} that this password opens.",
+                    next="Check the address, and that the secret holds a token that may read it: "
+                    "gradient secrets set NAME sets it anew.",
+                    code="no-such-repository",
+                )
             case "absent":
                 return NotFound(
                     f"There is no repository at {where} that can be read without a password.",
-                    next="Check the address. A private one: clone it and send the directory.",
+                    next="Check the address. A private one wants --workspacePassword secret:NAME; "
+                    "or clone it and send the directory.",
                     code="no-such-repository",
                 )
             case "ref":
@@ -386,6 +427,11 @@ def check_version() -> None:
             next="Ask its administrator to update it; until then clone it and send the directory.",
             code="git-too-old",
         )
+
+
+def _origin(repository: Repository) -> str:
+    host = f"[{repository.host}]" if ":" in repository.host else repository.host
+    return f"{repository.scheme}://{host}:{repository.port}/"
 
 
 def _environment(home: Path) -> dict[str, str]:

@@ -11,29 +11,40 @@ from typing import TYPE_CHECKING
 import blake3
 from sqlalchemy import Connection
 
+from gradient_jupyter.control import access, secrets
 from gradient_jupyter.control.access import Principal
+from gradient_jupyter.control.git import Login
 from gradient_jupyter.resources.base import now_us
-from gradient_jupyter.resources.snapshot import GitSnapshot, Manifest, Snapshot
-from gradient_jupyter.store import checkouts
+from gradient_jupyter.resources.errors import InvalidRequest
+from gradient_jupyter.resources.owner import Role
+from gradient_jupyter.resources.secret import reference
+from gradient_jupyter.resources.snapshot import FetchGit, GitSnapshot, Manifest, Snapshot
+from gradient_jupyter.store import checkouts, projects
 from gradient_jupyter.store import snapshots as rows
+from gradient_jupyter.store.projects import Place
 from gradient_jupyter.workspace.blobs import BlobStore
 from gradient_jupyter.workspace.repository import Repository, parse
 
 if TYPE_CHECKING:
     from gradient_jupyter.control.plane import Plane
 
+_ADVICE = "Set it as a secret (gradient secrets set NAME) and send secret:NAME as the password."
+#: GitHub, GitLab and Gitea take any name beside a token.
+_ANYBODY = "x-access-token"
 
-async def fetch(plane: Plane, principal: Principal, url: str) -> GitSnapshot:
-    """The snapshot of what ``url`` (``git+https://…@ref``) leads to now.
+
+async def fetch(plane: Plane, principal: Principal, request: FetchGit) -> GitSnapshot:
+    """The snapshot of what ``request.url`` (``git+https://…@ref``) leads to now.
 
     Returns when it is durable. Cancelled, it leaves nothing behind.
     """
-    repository = parse(url)
+    repository = parse(request.url)
     owner = principal.owner
+    login = await _login(plane, principal, request, repository)
     if repository.commit and (known := await _known(plane, owner, repository.at(repository.commit))):
         return known
     plane.check_space()
-    async with plane.visits.visit(repository, owner) as visit:
+    async with plane.visits.visit(repository, owner, login) as visit:
         commit = repository.commit or await visit.commit()
         if not repository.commit and (known := await _known(plane, owner, repository.at(commit))):
             return known
@@ -61,6 +72,36 @@ async def fetch(plane: Plane, principal: Principal, url: str) -> GitSnapshot:
                 checkout = await visit.checkout()
             await plane.on_files(plane.blobs.put_bytes, canonical)
             return await plane.database.write(work)
+
+
+async def _login(
+    plane: Plane, principal: Principal, request: FetchGit, repository: Repository
+) -> Login | None:
+    """Who we are to the repository's host, if to anybody."""
+    if request.password is None:
+        if request.username is not None:
+            raise InvalidRequest("A user name alone opens nothing.", next=_ADVICE, code="bad-credentials")
+        return None
+    name = reference(request.password)
+    if name is None:
+        raise InvalidRequest(
+            "A repository's password is not sent as it is: it would be in histories and logs.",
+            next=_ADVICE,
+            code="bad-credentials",
+        )
+    if repository.scheme != "https":
+        raise InvalidRequest(
+            "A password is sent over https only.", next="Use git+https://…", code="bad-credentials"
+        )
+
+    def project(connection: Connection) -> Place | None:
+        if request.project_id is not None:
+            return access.place(connection, principal, request.project_id, Role.MEMBER)
+        if request.project is not None:
+            return projects.place_named(connection, principal.owner, request.project)
+        return None
+
+    return Login(request.username or _ANYBODY, await secrets.value(plane, principal, name, project))
 
 
 def _all_there(blobs: BlobStore, manifest: Manifest) -> bool:

@@ -9,7 +9,7 @@ elsewhere under the same name is not.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -119,20 +119,35 @@ def meant(
     return found
 
 
-def _meant(connection: Connection, principal: Principal, project: Place, name: str) -> Bound:
+async def value(
+    plane: Plane, principal: Principal, name: str, find: Callable[[Connection], Place | None]
+) -> SecretValue:
+    """What ``name`` means to whoever asks now, in the project that ``find`` finds: for what the server does
+    on their behalf. Raises as ``meant`` and ``opened`` do."""
+
+    def work(connection: Connection) -> tuple[Bound, Sealed | None]:
+        bound = _meant(connection, principal, find(connection), name)
+        return bound, rows.get(connection, bound)
+
+    return opened(plane.keyring, {name: await plane.database.read(work)})[name]
+
+
+def _meant(connection: Connection, principal: Principal, project: Place | None, name: str) -> Bound:
     own = f"user:{principal.user_id}"
     teams = [f"group:{group}" for group in principal.groups]
-    there = rows.owners(connection, [f"project:{project.id}", own, *teams], name)
     # The project's own team first: it is the more specific one.
-    for owner in (f"project:{project.id}", own, project.owner):
+    first = [own] if project is None else [f"project:{project.id}", own, project.owner]
+    asked = [owner for owner in first if owner.startswith("project:") or owner in (own, *teams)]
+    there = rows.owners(connection, [*asked, *teams], name)
+    for owner in asked:
         if owner in there:
             return Bound(owner, name)
     having = [team for team in teams if team in there]
     if len(having) > 1:
+        where = f" --projectId {project.id}" if project is not None else ""
         raise Conflict(
             f"{len(having)} of your teams have a secret {name!r}, and it is not clear which is meant.",
-            next="Set the one you mean for the project: "
-            f"gradient secrets set {name} --projectId {project.id}",
+            next=f"Set the one you mean for the project or for yourself: gradient secrets set {name}{where}",
             code="secret-ambiguous",
         )
     if not having:

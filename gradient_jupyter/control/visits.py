@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from gradient_jupyter.control.git import Git, Killed, Limits, check_version
+from gradient_jupyter.control.git import Git, Killed, Limits, Login, check_version
 from gradient_jupyter.control.outbound import Outbound
 from gradient_jupyter.resources.base import new_id
 from gradient_jupyter.resources.errors import GradientError, NoSpace, OutsideFailed
@@ -70,7 +70,9 @@ class Visits:
         await asyncio.to_thread(self._threads.shutdown)
 
     @contextlib.asynccontextmanager
-    async def visit(self, repository: Repository, owner: str) -> AsyncIterator[Visit]:
+    async def visit(
+        self, repository: Repository, owner: str, login: Login | None = None
+    ) -> AsyncIterator[Visit]:
         """One visit on behalf of ``owner``, who has at most half of the places.
 
         ``Forbidden`` when the way there is not open, ``OutsideFailed`` when nobody is there or it takes too
@@ -86,7 +88,7 @@ class Visits:
                 target = await self._outbound.target(repository.scheme, repository.host, repository.port)
                 limits = Limits(self._most_bytes, await self.on_thread(self._room))
                 home = self._root / new_id("f")
-                git = Git(home, repository, target, limits, self._outbound.ca_file)
+                git = Git(home, repository, target, limits, self._outbound.ca_file, login)
                 try:
                     await _to_the_end(self.on_thread(home.mkdir, 0o700))
                     yield Visit(self, git, self._blobs, limits)

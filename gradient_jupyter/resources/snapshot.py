@@ -19,6 +19,7 @@ import blake3
 import msgspec
 
 from gradient_jupyter.resources.base import Request, Resource
+from gradient_jupyter.resources.project import ProjectName
 
 #: BLAKE3, 32 bytes, lower-case hexadecimal.
 Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
@@ -121,6 +122,18 @@ class FetchGit(Request, frozen=True, kw_only=True):
     """A repository to make a snapshot of: ``git+https://host/owner/repo@ref#subdirectory=dir``."""
 
     url: Annotated[str, msgspec.Meta(min_length=1, max_length=2048)]
+    username: (
+        Annotated[
+            str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f:\ud800-\udfff]+\Z")
+        ]
+        | None
+    ) = None
+    """Of whom ``password`` is; where it is a token most hosts take any."""
+    password: Annotated[str, msgspec.Meta(min_length=1, max_length=200)] | None = None
+    """``secret:NAME``: what a private repository is read with. Never the password itself."""
+    project: ProjectName | None = None
+    project_id: str | None = None
+    """Whose job it is for: which secret is meant is decided as for its variables."""
 
 
 class GitSnapshot(Resource, frozen=True, kw_only=True):

@@ -92,7 +92,7 @@ def parse(text: str) -> Repository:
     if "@" in authority:
         _refuse(
             "The address of a repository holds no user name, password or token: it would be stored.",
-            "Leave out what stands before the '@'. A private repository: clone it and send the directory.",
+            "Leave out what stands before the '@'. A private repository: --workspacePassword secret:NAME.",
         )
     host, port = _host(authority)
     path, ref = _path(slash + below)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import signal
 import subprocess
 from pathlib import Path
@@ -107,3 +108,25 @@ def test_what_cannot_be_fetched_is_one_sentence(
     assert (ended.code, ended.out) == (1, "")
     assert ended.err.startswith("gradient: ") and len(ended.err.splitlines()) == 2
     assert says in ended.err and "hush" not in ended.err
+
+
+def test_a_private_repository_is_opened_with_a_secret(
+    gradient: Any, fetching: SoloServer, git_server: GitServer
+) -> None:
+    for words, said in (
+        (("--workspaceUsername", "ada"), "user name alone"),
+        (("--workspacePassword", "hunter22"), "gradient secrets set NAME"),
+        (("--workspacePassword", "secret:nowhere"), "no secret 'nowhere'"),
+    ):
+        ended = gradient("run", "--workspace", git_server.url("x"), *words, "true", server=fetching)
+        assert ended.code == 1 and said in ended.err, ended
+        assert "hunter22" not in ended.err
+    ended = gradient("run", "--workspacePassword", "secret:x", "true", server=fetching)
+    assert ended.code == 1 and "Only a repository" in ended.err
+    git_server.commit({"train.py": "print('from behind a door')"}, "door")
+    gradient("secrets", "set", "door", "--value", "long enough", server=fetching)
+    words = ("--workspace", git_server.url("door", "main"), "--workspacePassword", "secret:door", "train.py")
+    ended = gradient("run", *words, server=fetching)
+    assert (ended.code, ended.out) == (0, "from behind a door\n")
+    sent = base64.b64encode(b"x-access-token:long enough").decode()
+    assert f"Basic {sent}" in git_server.credentials
