@@ -29,6 +29,7 @@ from gradient_jupyter.resources.secret import (
     SecretValue,
     check_name,
     is_masked,
+    mentions,
     references,
 )
 from gradient_jupyter.store import secrets as rows
@@ -48,7 +49,7 @@ _MOST = 1000
 
 
 class Unreadable(GradientError):
-    """It is stored and cannot be opened. For the reason of a job, never for an answer."""
+    """It is stored and cannot be opened."""
 
     status = 409
     default_code = "secret-unreadable"
@@ -161,8 +162,9 @@ def opened(keyring: Keyring, needed: Mapping[str, tuple[Bound, Sealed | None]]) 
 
 
 async def needed(plane: Plane, job: Job) -> dict[str, tuple[Bound, Sealed | None]]:
-    """What the variables of a job mean, as far as it is still there."""
-    if not references(job.env):
+    """What the variables of a job mean, as far as it is still there. Those of a job that was sent before
+    there were secrets mean what they say."""
+    if not mentions(job.env):
         return {}
 
     def work(connection: Connection) -> dict[str, tuple[Bound, Sealed | None]]:

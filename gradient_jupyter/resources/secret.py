@@ -177,6 +177,11 @@ def references(env: Mapping[str, str]) -> dict[str, str]:
     return {variable: name for variable, name in found.items() if name is not None}
 
 
+def mentions(env: Mapping[str, str]) -> bool:
+    """Whether any variable looks as if it referred to a secret."""
+    return any(value.startswith(_REFERENCES) for value in env.values())
+
+
 def is_masked(value: SecretValue) -> bool:
     """Whether it is looked for in logs."""
     return len(value.reveal().encode()) >= SHORTEST_MASKED

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
+import sqlite3
 import sys
 
 import pytest
@@ -246,3 +249,19 @@ def test_what_is_set_while_a_job_waits_is_what_it_gets(own_solo):
     own_solo.request("POST", f"/jobs/{blocker['id']}/stop")
     assert own_solo.finished(job["id"])["state"] == "Stopped"
     assert told(own_solo, job, "V") == digest("the new one")
+
+
+def test_a_job_from_before_there_were_secrets_keeps_its_words(own_solo):
+    """Fault: an upgrade while it waits. What looks like a reference was none when it was sent."""
+    own_solo.start()
+    blocker = own_solo.job("sleep", "600")
+    job = own_solo.job("sh", "-c", 'echo "$V, $W"', env={"V": "?", "W": "?"})
+    own_solo.kill()
+    with contextlib.closing(sqlite3.connect(own_solo.data / "gradient.sqlite")) as database:
+        env = json.dumps({"V": "secret:a b", "W": "secret:hf"})
+        database.execute("UPDATE jobs SET env = ? WHERE id = ?", (env, job["id"]))
+        database.commit()
+    own_solo.start()
+    own_solo.request("POST", f"/jobs/{blocker['id']}/stop")
+    assert own_solo.finished(job["id"])["state"] == "Stopped"
+    assert own_solo.text(job["id"]).endswith("secret:a b, secret:hf\n")
