@@ -81,5 +81,5 @@ Send the directory you are in away as a job, watch it, and fetch what it leaves 
 
 Each command explains itself with --help, and prints JSON with --json. What matches .gitignore or
 .gradientignore is not sent. Completion: eval "$(gradient completion bash)" (or zsh, fish).
-Your own server starts by itself; GRADIENT_URL and GRADIENT_TOKEN name another one.
+Your own server starts by itself; gradient login, or GRADIENT_URL and GRADIENT_TOKEN, name another.
 """

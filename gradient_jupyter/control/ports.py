@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 _HOST = "127.0.0.1"
 _PIECE = 65536
-#: Connections that one port carries at a time; each takes two descriptors. More are closed at once.
+#: Connections that one job may have at a time; each takes two descriptors. More are closed at once.
 MOST = 100
 
 

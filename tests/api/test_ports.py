@@ -163,7 +163,7 @@ def test_whoever_is_connected_is_let_go_when_the_job_is_stopped(solo: SoloServer
     assert is_closed(external)
 
 
-def test_one_port_takes_no_more_than_its_share_of_descriptors(solo: SoloServer, free: list[int]) -> None:
+def test_one_job_takes_no_more_than_its_share_of_descriptors(solo: SoloServer, free: list[int]) -> None:
     """Fault: somebody opens connections and says nothing."""
     external, internal, *_ = free
     running = job(solo, external, internal)
