@@ -15,6 +15,7 @@ from gradient_jupyter.api import (
     logs,
     machine_types,
     members,
+    metrics,
     openapi,
     projects,
     server,
@@ -36,7 +37,8 @@ def all_routes() -> list[Route]:
     def document() -> dict[str, Any]:
         return openapi.document(found)
 
-    for noun in (projects, members, jobs, logs, artifacts, snapshots, machine_types, events, admin):
+    nouns = (projects, members, jobs, logs, artifacts, metrics, snapshots, machine_types, events, admin)
+    for noun in nouns:
         found += noun.routes()
     found += server.routes(document)
     return found

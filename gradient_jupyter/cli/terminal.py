@@ -82,19 +82,19 @@ def side_by_side(*tables: tuple[Sequence[Column], Sequence[Row]]) -> None:
     from rich.table import Table
 
     filled = [(columns, rows) for columns, rows in tables if rows]
-    if _width() < 100:
+    if width() < 100:
         for number, (columns, rows) in enumerate(filled):
             if number:
                 say()
             table(columns, rows)
         return
     row = Table.grid(padding=(0, 5, 0, 0))
-    row.add_row(*(made_table(columns, rows, (_width() - 15) // 2) for columns, rows in filled))
+    row.add_row(*(made_table(columns, rows, (width() - 15) // 2) for columns, rows in filled))
     print_rich(row)
 
 
-def made_table(columns: Sequence[Column], rows: Iterable[Row], width: int | None = None) -> Table:
-    """A table that is at most ``width`` wide (the terminal's), if its giving columns have that to give."""
+def made_table(columns: Sequence[Column], rows: Iterable[Row], most: int | None = None) -> Table:
+    """A table that is at most ``most`` wide (the terminal's), if its giving columns have that to give."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -109,10 +109,10 @@ def made_table(columns: Sequence[Column], rows: Iterable[Row], width: int | None
     )
     for column in columns:
         made.add_column(Text(column.title, "dim"), justify="right" if column.right else "left", no_wrap=True)
-    widths = _fitted(columns, cells, (width or _width()) - 2)
+    widths = _fitted(columns, cells, (most or width()) - 2)
     for row in cells:
-        for cell, most in zip(row, widths, strict=True):
-            cell.truncate(most, overflow="ellipsis")
+        for cell, fitting in zip(row, widths, strict=True):
+            cell.truncate(fitting, overflow="ellipsis")
         made.add_row(*row)
     return made
 
@@ -131,7 +131,7 @@ def _fitted(columns: Sequence[Column], cells: Sequence[Sequence[Text]], width: i
     return widths
 
 
-def _width() -> int:
+def width() -> int:
     """Of the terminal; where there is none nothing is cut."""
     return os.get_terminal_size(sys.stdout.fileno()).columns if sys.stdout.isatty() else 10_000
 

@@ -15,7 +15,7 @@ class Verb:
 
 VERBS: dict[str, Verb] = {
     "run": Verb("run", "run", "Send this directory away as a job, follow it, end with its exit code"),
-    "jobs": Verb("jobs", "jobs", "create, list, show, logs, waitfor, receipt, rerun, stop, ..."),
+    "jobs": Verb("jobs", "jobs", "create, list, show, logs, metrics, waitfor, receipt, rerun, stop, ..."),
     "projects": Verb(
         "projects", "projects", "list, create, show, rename, delete, members, init, clear", ("project",)
     ),
@@ -36,6 +36,7 @@ JOB_VERBS: dict[str, Verb] = {
     "list": Verb("jobs_read", "list_jobs", "Jobs, newest first"),
     "show": Verb("jobs_read", "show", "One job: where it is, why, and what to do next", ("details",)),
     "logs": Verb("jobs_follow", "logs", "What a job has printed; --follow to stay with it"),
+    "metrics": Verb("jobs_metrics", "metrics", "Its numbers, as a table with curves; --follow to watch"),
     "waitfor": Verb("jobs_follow", "waitfor", "Wait until a job is over, or in a state"),
     "receipt": Verb("jobs_receipt", "receipt", "Write what it takes to run it exactly so again"),
     "rerun": Verb("jobs_rerun", "rerun", "Run a job's files once more, with what you change", ("clone",)),

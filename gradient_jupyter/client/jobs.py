@@ -20,6 +20,7 @@ from gradient_jupyter.client import directory, logs, projects, receipts, upload,
 from gradient_jupyter.client.artifacts import Artifacts
 from gradient_jupyter.client.logs import LogLine
 from gradient_jupyter.client.machine_types import MachineTypes
+from gradient_jupyter.client.metrics import Metrics
 from gradient_jupyter.client.stream import OPEN, OutOfTime, follow
 from gradient_jupyter.client.submission import check_request, host_environment
 from gradient_jupyter.client.transport import Transport
@@ -299,6 +300,11 @@ class Job:
     def artifacts(self) -> Artifacts:
         """What it left, or has left so far, in ``/artifacts``."""
         return Artifacts(self._transport, self.id)
+
+    @property
+    def metrics(self) -> Metrics:
+        """Its numbers, and those that were measured about it."""
+        return Metrics(self._transport, self.id)
 
     def refresh(self) -> Job:
         return self._heard(self._transport.request("GET", _path(self.id), wire.Job))

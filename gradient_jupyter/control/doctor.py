@@ -25,7 +25,7 @@ from gradient_jupyter import __version__
 from gradient_jupyter.control import leftovers
 from gradient_jupyter.control.clock import is_synchronised
 from gradient_jupyter.control.floors import below
-from gradient_jupyter.control.integrity import Looked, check_artifacts, check_files, check_logs
+from gradient_jupyter.control.integrity import Looked, check_artifacts, check_files, check_logs, check_metrics
 from gradient_jupyter.control.layout import Layout
 from gradient_jupyter.resources.admin import Check, Diagnosis, Level
 from gradient_jupyter.resources.base import now_us
@@ -40,6 +40,12 @@ _FEW_DESCRIPTORS = 1024
 _FEW_INODES = 10_000
 _AHEAD_S = 600
 _SHOWN = 5
+_CHECKS = (
+    ("sent files", check_files),
+    ("artifacts", check_artifacts),
+    ("logs", check_logs),
+    ("runs' metrics", check_metrics),
+)
 
 Line = tuple[Level, str, str]
 """Level, what there is, what to do."""
@@ -274,7 +280,7 @@ def _clock(layout: Layout, known: Known) -> Iterator[Line]:
 def _files(layout: Layout, *, full: bool) -> Iterator[Line]:
     if not layout.database.exists():
         return
-    for what, check in (("sent files", check_files), ("artifacts", check_artifacts), ("logs", check_logs)):
+    for what, check in _CHECKS:
         try:
             with closing(_open(layout.database)) as database:
                 result = check(layout, database, full=full)

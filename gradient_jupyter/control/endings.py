@@ -60,6 +60,7 @@ class Endings:
         collected = Collected([], [])
         log_bytes = None
         if job.attempt and job.state is not State.PENDING:
+            await self._plane.points.release(self._plane.layout.attempt(job.id, job.attempt))
             if job.state is State.RUNNING and job.phase is not Phase.COLLECTING:
                 began.append((Note(State.RUNNING, Phase.COLLECTING, job.started_us), now_us()))
             done = await self._plane.collector.collect(job)
@@ -108,6 +109,7 @@ class Endings:
             next=f"The next attempt starts{pause} as soon as a machine is free.",
         )
         log_bytes = await self._log_bytes(job, end)
+        await self._plane.points.release(self._plane.layout.attempt(job.id, job.attempt))
 
         def work(connection: Connection) -> Job | None:
             fresh = rows.find(connection, job.id)

@@ -15,6 +15,8 @@ from gradient_jupyter.control.collection import opened
 from gradient_jupyter.control.layout import Layout
 from gradient_jupyter.engines import framedlog
 from gradient_jupyter.resources.artifact import Artifact
+from gradient_jupyter.resources.errors import GradientError
+from gradient_jupyter.store import pointfile
 from gradient_jupyter.workspace.blobs import BlobStore, Damaged
 
 _SAMPLE = 100
@@ -82,6 +84,24 @@ def check_logs(layout: Layout, database: sqlite3.Connection, *, full: bool) -> L
             continue
         looked.looked += 1
         if (problem := _log_problem(layout.attempt(job_id, attempt) / "log", size)) is not None:
+            looked.damaged.append(f"{job_id} attempt {attempt}: {problem}")
+    return looked
+
+
+def check_metrics(layout: Layout, database: sqlite3.Connection, *, full: bool) -> Looked:
+    """Of attempts that have ended and have left any."""
+    query = "SELECT job_id, attempt FROM attempts WHERE ended_us IS NOT NULL"
+    chosen = query if full else f"{query} ORDER BY random() LIMIT {_SAMPLE}"
+    there = database.execute(f"SELECT count(*) FROM ({query})").fetchone()[0]  # noqa: S608
+    looked = Looked(0, there, [], "The log and the artifacts of these runs are not concerned.")
+    for job_id, attempt in database.execute(chosen):
+        path = layout.attempt(job_id, attempt) / pointfile.NAME
+        looked.looked += 1
+        try:
+            problem = pointfile.problem(path)
+        except GradientError as error:
+            problem = error.message
+        if problem:
             looked.damaged.append(f"{job_id} attempt {attempt}: {problem}")
     return looked
 

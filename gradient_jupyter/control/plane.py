@@ -24,10 +24,12 @@ from gradient_jupyter.control.keeper import Keeper
 from gradient_jupyter.control.layout import Layout
 from gradient_jupyter.control.machines import Size
 from gradient_jupyter.control.outbound import Outbound, Rule
+from gradient_jupyter.control.points import Points
 from gradient_jupyter.control.ports import Forwarders
 from gradient_jupyter.control.progress import Reports
 from gradient_jupyter.control.queue import Limits, Queue
 from gradient_jupyter.control.reconcile import Reconciler
+from gradient_jupyter.control.sampling import Sampler
 from gradient_jupyter.control.standing import Standing
 from gradient_jupyter.control.tokens import Tokens
 from gradient_jupyter.control.visits import Visits
@@ -79,6 +81,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Files that one job may leave; what is beyond is not collected."""
     max_artifact_bytes: int = 2**40
     """Bytes that one job may leave, by their sizes or by what they take on the disk, whichever is more."""
+    system_metrics_s: float = 10
+    """Between two measurements of what a running job uses. 0: none."""
+    max_metric_points: int = 10_000_000
+    """Points that one attempt may write of its own."""
+    max_metrics: int = 10_000
+    """Series that one attempt may have."""
     outbound_allow: tuple[Rule, ...] = ()
     """Where the server may go beside public addresses by https."""
     outbound_ca_file: str | None = None
@@ -131,11 +139,13 @@ class Plane:
         )
         self.engine = make_engine(self)
         self.reports = Reports(self.database)
+        self.points = Points(settings.max_metric_points, settings.max_metrics)
         self.collector = Collector(self)
         self.garbage = Garbage(self, settings.garbage_grace_s)
         self.keeper = Keeper(self)
         self.forwarders = Forwarders(self)
         self.reconciler = Reconciler(self)
+        self.sampler = Sampler(self, settings.system_metrics_s)
         self._nodes: tuple[Node, ...] = ()
         self._nodes_until = float("-inf")
         self._standing: tuple[int, tuple[Node, ...], Standing] | None = None
@@ -145,12 +155,14 @@ class Plane:
         self.database.start()
         if self.read_only:
             return
+        self.points.start()
         self.layout.datasets.mkdir(parents=True, exist_ok=True)
         await self.on_files(self.visits.clear)
         await self.engine.start()
         await self.keeper.start()
         await self.forwarders.start()
         await self.reconciler.start()
+        self.sampler.start()
 
     @property
     def read_only(self) -> str:
@@ -162,9 +174,11 @@ class Plane:
         await self.visits.close()
         await self.forwarders.close()
         await self.reports.close()
+        await self.sampler.close()
         await self.keeper.close()
         await self.reconciler.close()
         await self.collector.close()
+        await self.points.close()
         await self.engine.close()
         await asyncio.gather(*(intake.settled.wait() for intake in self.cut_intakes))
         await self.followed.close()

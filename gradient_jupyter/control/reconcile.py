@@ -199,6 +199,8 @@ class Reconciler:
         return job, seen
 
     async def _erase(self, job: Job) -> None:
+        for attempt in range(1, job.attempt + 1):
+            await self._plane.points.release(self._plane.layout.attempt(job.id, attempt))
         freed = await self._plane.on_files(remove_tree, self._plane.layout.job(job.id))
         await self._plane.database.write(lambda connection: rows.erase(connection, job))
         log.info("deleted %s: %s of log, artifacts and workspace", job.id, decimal(freed))

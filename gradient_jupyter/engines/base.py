@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -109,6 +109,31 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     node: str = ""
 
 
+class GpuUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """One GPU now. None: it does not say (a part of a GPU, or an old driver)."""
+
+    uuid: str
+    utilization: float | None = None
+    """Per cent of the last moments in which a kernel ran."""
+    memory_utilization: float | None = None
+    """Per cent of the last moments in which its memory was read or written."""
+    memory_used: float | None = None
+    """Bytes."""
+    memory_free: float | None = None
+    power_w: float | None = None
+    temperature_c: float | None = None
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """What a task uses."""
+
+    cpu_s: float
+    """Seconds of CPU that its processes have used since its start, those that have ended included."""
+    memory_bytes: int
+    """Resident now; what processes share is counted once, where the system tells."""
+    gpus: tuple[GpuUsage, ...] = ()
+
+
 class Node(msgspec.Struct, frozen=True, kw_only=True):
     """One machine of the engine's and what it has in all."""
 
@@ -197,6 +222,10 @@ class Engine(Protocol):
 
     async def observe(self, keys: Iterable[str] | None = None) -> dict[str, Observation]:
         """What is there; absent keys are missing from the answer. None: everything of ours."""
+
+    async def usage(self, keys: Mapping[str, tuple[str, ...]]) -> dict[str, Usage]:
+        """What the tasks of these keys use, each with the GPUs it was given. Those that do not run are
+        missing from the answer."""
 
     def watch(self) -> AsyncIterator[Hint]:
         """Hints, until closed. For one consumer."""

@@ -139,6 +139,19 @@ class GradientServer(Application):
         2**40, min=0, help="How many bytes one job may leave, by size or by space, whichever is more."
     ).tag(config=True)
 
+    system_metrics_s = traitlets.Float(
+        10.0,
+        min=0,
+        help="How often it is measured what a running job uses (CPU, memory, GPUs): its system metrics. "
+        "0: never.",
+    ).tag(config=True)
+    max_metric_points = traitlets.Int(
+        10_000_000, min=0, help="How many points of metrics one attempt of a job may write."
+    ).tag(config=True)
+    max_metrics = traitlets.Int(
+        10_000, min=0, help="How many metrics one attempt of a job may have, each a series of points."
+    ).tag(config=True)
+
     max_snapshot_bytes = traitlets.Int(
         16 * 2**30,
         min=0,
@@ -235,6 +248,9 @@ class GradientServer(Application):
             keep_jobs_days=self.keep_jobs_days,
             max_artifacts=self.max_artifacts,
             max_artifact_bytes=self.max_artifact_bytes,
+            system_metrics_s=self.system_metrics_s,
+            max_metric_points=self.max_metric_points,
+            max_metrics=self.max_metrics,
             outbound_allow=rules,
             outbound_ca_file=self.outbound_ca_file or None,
             outbound_timeout_s=self.outbound_timeout_s,

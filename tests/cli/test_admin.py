@@ -116,6 +116,7 @@ def test_doctor_names_what_is_missing_or_damaged_and_who_is_unknown(alone, gradi
     (job / "1" / "artifacts").chmod(0o700)
     (job / "1" / "artifacts" / "model.bin").unlink()
     os.truncate(job / "1" / "log", 20)
+    (job / "1" / "metrics.sqlite").write_bytes(b"x" * 5000)
     (alone.data / "jobs" / ("j" + "0" * 12)).mkdir()
     (alone.data / "ballast").unlink()
     alone.data.chmod(0o755)
@@ -126,6 +127,7 @@ def test_doctor_names_what_is_missing_or_damaged_and_who_is_unknown(alone, gradi
         "2 sent files",
         "model.bin",
         f"{job.name} attempt 1: its last",
+        f"{job.name} attempt 1: The metrics in",
         "j" + "0" * 12,
         "ballast",
         "mode 0755",
@@ -142,7 +144,7 @@ def test_doctor_looks_at_what_an_older_version_left(alone, gradient):
     said = [check["message"] for check in checks if check["name"] == "files"]
     assert said == [
         "2 of 2 sent files were read and are right.", "1 of 1 artifacts were read and are right.",
-        "0 of 0 logs were read and are right.",
+        "0 of 0 logs were read and are right.", "1 of 1 runs' metrics were read and are right.",
     ]  # fmt: skip
 
 

@@ -714,3 +714,30 @@ def test_it_says_what_it_is(bench: Bench) -> None:
             assert node.memory_bytes > 1 << 20
 
     bench.run(scenario)
+
+
+def test_what_a_task_uses_is_told_while_it_runs(bench: Bench) -> None:
+    """All its processes count, also those that have ended."""
+    script = (
+        "import os, time\n"
+        "def burn():\n"
+        "    while time.process_time() < 0.3: pass\n"
+        "if not os.fork(): burn(); os._exit(0)\n"
+        "os.wait(); held = bytearray(150_000_000); burn()\n"
+        "open(os.environ['GRADIENT_STORAGE_DIR'] + '/burnt', 'w').close(); time.sleep(600)\n"
+    )
+
+    async def scenario(engine: Engine) -> None:
+        task = bench.task("python", "main.py", files={"main.py": script})
+        await engine.ensure(task)
+        await until((bench.storage / "burnt").exists)
+        usage = await engine.usage({task.key: (), "test-job-none-1-0": ()})
+        assert set(usage) == {task.key}
+        assert 0.5 <= usage[task.key].cpu_s < 60
+        assert usage[task.key].memory_bytes >= 150_000_000
+        assert usage[task.key].gpus == ()
+        await engine.stop(task.key, 0)
+        await until_phase(engine, task.key, Phase.FAILED)
+        assert await engine.usage({task.key: ()}) == {}
+
+    bench.run(scenario)

@@ -275,6 +275,11 @@ class Attempt:
             return process.Identity(**value) if value else None
         return None
 
+    def supervisor(self) -> process.Identity | None:
+        """Who stands beside its command, if it runs."""
+        who = self._supervisor() if private.held(self._dir) else None
+        return who if who and process.alive(who) else None
+
     def _wait_for_supervisor(self, until: float) -> None:
         who = self._supervisor()
         fd = -1

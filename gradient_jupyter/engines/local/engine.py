@@ -12,7 +12,7 @@ import contextlib
 import re
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -32,9 +32,10 @@ from gradient_jupyter.engines.base import (
     Stream,
     Task,
     Unreachable,
+    Usage,
 )
 from gradient_jupyter.engines.framedlog import Reader
-from gradient_jupyter.engines.local import inventory
+from gradient_jupyter.engines.local import inventory, usage
 from gradient_jupyter.engines.local.attempt import (
     NEW,
     PATIENCE_S,
@@ -206,6 +207,14 @@ class LocalEngine:
         else:
             attempts = [Attempt(self._root, key) for key in keys]
         return {one.key: seen for one in attempts if (seen := one.look())}
+
+    async def usage(self, keys: Mapping[str, tuple[str, ...]]) -> dict[str, Usage]:
+        wanted = {key: gpus for key, gpus in keys.items() if _KEY.fullmatch(key)}
+        return await self._run(self._quick, lambda: self._usage(wanted))
+
+    def _usage(self, keys: dict[str, tuple[str, ...]]) -> dict[str, Usage]:
+        supervisors = {key: who for key in keys if (who := Attempt(self._root, key).supervisor())}
+        return usage.measure({key: (who.pid, keys[key]) for key, who in supervisors.items()})
 
     def watch(self) -> AsyncIterator[Hint]:
         return self._hints.watch()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,18 +45,30 @@ def memory_bytes() -> int:
 
 def gpus() -> tuple[Gpu, ...]:
     """NVIDIA GPUs by UUID; of one that is cut up (MIG), its parts. None without a driver."""
+    with nvml() as library:
+        if library is None:
+            return ()
+        try:
+            return tuple(gpu for i in range(library.nvmlDeviceGetCount()) for gpu in _parts(library, i))
+        except library.NVMLError:
+            return ()
+
+
+@contextlib.contextmanager
+def nvml() -> Iterator[Any]:
+    """NVIDIA's management library, begun and ended; None where there is no driver."""
     try:
         import pynvml
     except ImportError:  # some systems' packagers leave it out where there are no GPUs
-        return ()
+        yield None
+        return
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
-        return ()
+        yield None
+        return
     try:
-        return tuple(gpu for i in range(pynvml.nvmlDeviceGetCount()) for gpu in _parts(pynvml, i))
-    except pynvml.NVMLError:
-        return ()
+        yield pynvml
     finally:
         with contextlib.suppress(pynvml.NVMLError):
             pynvml.nvmlShutdown()

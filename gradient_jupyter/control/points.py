@@ -1,0 +1,256 @@
+"""Metrics on their way into the files of their runs.
+
+One thread writes: what waits when it becomes free goes into one transaction for each file, and whoever sent
+it is told after that commit, when the server's death can no longer lose it. Once a second what was written is
+synced, so that a power loss takes at most the last second. Files are opened when they are written to, and
+closed when nothing came for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from gradient_jupyter.resources.errors import GradientError, NotFound
+from gradient_jupyter.resources.metric import Buckets, Kind, Sample, Series, Summary
+from gradient_jupyter.store import buckets, pointfile, series
+from gradient_jupyter.store.points import PointFile
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_SYNC_S = 1.0
+_IDLE_S = 30.0
+_MOST_OPEN = 64
+_GROUP = 512
+_READERS = 2
+
+
+class _Write(NamedTuple):
+    directory: Path
+    kind: Kind
+    samples: Sequence[Sample]
+    done: asyncio.Future[None]
+
+
+class _Close(NamedTuple):
+    directory: Path
+    done: asyncio.Future[None]
+
+
+class Points:
+    """Of one event loop. ``directory`` is an attempt's, or another run's, and exists."""
+
+    def __init__(self, most_points: int, most_series: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._most_points = most_points
+        self._most_series = most_series
+        self._waiting: queue.SimpleQueue[_Write | _Close | None] = queue.SimpleQueue()
+        self._writer = threading.Thread(target=self._write_loop, name="points-writer", daemon=True)
+        self._readers = ThreadPoolExecutor(_READERS, "points-reader")
+        self._files: OrderedDict[Path, PointFile] = OrderedDict()
+        self._used: dict[Path, float] = {}
+        self._dirty: set[Path] = set()
+        self._syncing: Future[None] | None = None
+        self._watchers: dict[Path, set[Callable[[], None]]] = {}
+
+    def start(self) -> None:
+        self._writer.start()
+
+    async def close(self) -> None:
+        """Stores what waits, and leaves whole files."""
+        if self._writer.is_alive():
+            self._waiting.put(None)
+            await asyncio.to_thread(self._writer.join)
+        await asyncio.to_thread(self._readers.shutdown)
+
+    async def append(self, directory: Path, samples: Sequence[Sample], kind: Kind = Kind.CUSTOM) -> None:
+        """Returns when they are stored, those that were stored before included. Raises ``TooLarge`` beyond
+        what one run may write, ``NoSpace`` and ``ServerError`` for what the disk does; nothing of them is
+        stored then."""
+        done = self._loop.create_future()
+        self._waiting.put(_Write(directory, kind, samples, done))
+        await asyncio.shield(done)
+        for watcher in self._watchers.get(directory, ()):
+            watcher()
+
+    async def release(self, directory: Path) -> None:
+        """Lets go of a run's file: nothing is to come, or it is to be deleted."""
+        if not self._writer.is_alive():
+            return
+        done = self._loop.create_future()
+        self._waiting.put(_Close(directory, done))
+        await asyncio.shield(done)
+
+    @contextlib.contextmanager
+    def watched(self, directory: Path, watcher: Callable[[], None]) -> Iterator[None]:
+        """``watcher`` is called, on the loop, whenever points were stored."""
+        self._watchers.setdefault(directory, set()).add(watcher)
+        try:
+            yield
+        finally:
+            watchers = self._watchers[directory]
+            watchers.discard(watcher)
+            if not watchers:
+                del self._watchers[directory]
+
+    async def summaries(self, directory: Path) -> list[Summary]:
+        return await self._read(lambda: series.summaries(directory))
+
+    async def read(
+        self,
+        directory: Path,
+        key: str,
+        after: series.Cursor | None = None,
+        limit: int = 10_000,
+        kind: Kind | None = None,
+    ) -> Series:
+        """Raises ``NotFound``."""
+        return await self._of(key, kind, lambda kind: series.points(directory, kind, key, after, limit))
+
+    async def buckets(
+        self,
+        directory: Path,
+        key: str,
+        most: int,
+        kind: Kind | None = None,
+        steps: tuple[int | None, int | None] = (None, None),
+        times_us: tuple[int | None, int | None] = (None, None),
+    ) -> Buckets:
+        """Raises ``NotFound``."""
+        return await self._of(
+            key, kind, lambda kind: buckets.buckets(directory, kind, key, most, steps, times_us)
+        )
+
+    async def _of(self, key: str, kind: Kind | None, work: Callable[[Kind], T | None]) -> T:
+        """Without a kind it is the run's own series, and the platform's where it has none of that name."""
+
+        def look() -> T | None:
+            for each in (kind,) if kind is not None else (Kind.CUSTOM, Kind.SYSTEM):
+                if (found := work(each)) is not None:
+                    return found
+            return None
+
+        found = await self._read(look)
+        if found is None:
+            raise NotFound(
+                f"There is no metric {key!r} here.",
+                next="`gradient jobs metrics JOB` shows those there are.",
+                code="no-such-metric",
+            )
+        return found
+
+    async def _read(self, work: Callable[[], T]) -> T:
+        return await self._loop.run_in_executor(self._readers, work)
+
+    # The writer's thread.
+
+    def _write_loop(self) -> None:
+        synced = time.monotonic()
+        while True:
+            group: list[_Write] = []
+            closing: list[_Close] = []
+            last = False
+            timeout = _IDLE_S if not self._dirty else max(0.0, synced + _SYNC_S - time.monotonic())
+            try:
+                item = self._waiting.get(timeout=timeout) if self._files else self._waiting.get()
+                while True:
+                    if item is None:
+                        last = True
+                    elif isinstance(item, _Close):
+                        closing.append(item)
+                    else:
+                        group.append(item)
+                    # What comes behind a request to close is not written before it.
+                    if last or closing or len(group) >= _GROUP:
+                        break
+                    item = self._waiting.get_nowait()
+            except queue.Empty:
+                pass
+            self._write(group)
+            for each in closing:
+                self._release(each.directory)
+                self._tell([(each.done, None)])
+            now = time.monotonic()
+            if self._dirty and (last or now >= synced + _SYNC_S):
+                self._sync()
+                synced = now
+            self._close_idle(now, everything=last)
+            if last:
+                return
+
+    def _write(self, group: list[_Write]) -> None:
+        by_file: dict[tuple[Path, Kind], list[_Write]] = {}
+        for write in group:
+            by_file.setdefault((write.directory, write.kind), []).append(write)
+        for (directory, kind), writes in by_file.items():
+            errors: Sequence[Exception | None]
+            try:
+                errors = self._file(directory).append(kind, [write.samples for write in writes])
+                self._dirty.add(directory)
+            except Exception as error:
+                # What is remembered of the file may not be so.
+                self._release(directory)
+                if not isinstance(error, GradientError | OSError):
+                    log.exception("%s: its metrics were not stored", directory)
+                errors = [error] * len(writes)
+            self._tell([(write.done, error) for write, error in zip(writes, errors, strict=True)])
+
+    def _file(self, directory: Path) -> PointFile:
+        file = self._files.get(directory)
+        if file is None:
+            if len(self._files) >= _MOST_OPEN:
+                self._release(next(iter(self._files)))
+            file = self._files[directory] = PointFile(directory, self._most_points, self._most_series)
+        self._files.move_to_end(directory)
+        self._used[directory] = time.monotonic()
+        return file
+
+    def _release(self, directory: Path) -> None:
+        self._used.pop(directory, None)
+        self._dirty.discard(directory)
+        if (file := self._files.pop(directory, None)) is not None:
+            file.close()
+
+    def _sync(self) -> None:
+        """On another thread: a slow disk must not keep this one from taking points."""
+        if self._syncing is None or self._syncing.done():
+            self._syncing = self._readers.submit(_sync, tuple(self._dirty))
+            self._dirty.clear()
+
+    def _close_idle(self, now: float, everything: bool) -> None:
+        for directory, used in tuple(self._used.items()):
+            if everything or now - used > _IDLE_S:
+                self._release(directory)
+
+    def _tell(self, outcomes: Sequence[tuple[asyncio.Future[None], Exception | None]]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(_settle, outcomes)
+
+
+def _sync(directories: Sequence[Path]) -> None:
+    for directory in directories:
+        try:
+            pointfile.sync(directory / pointfile.NAME)
+        except OSError as error:
+            log.warning("%s: its metrics may not be on the disk: %s", directory, error)
+
+
+def _settle(outcomes: Sequence[tuple[asyncio.Future[None], Exception | None]]) -> None:
+    for done, error in outcomes:
+        if done.done():
+            continue
+        if error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(error)
+            done.exception()  # who asked may have gone

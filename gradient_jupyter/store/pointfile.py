@@ -1,0 +1,228 @@
+"""The file of one run's metrics: SQLite, with columns of points in it rather than a row for each.
+
+``chunks`` hold a series in order: about ``CHUNK`` points each, never overlapping, with what a summary needs
+beside them. ``recent`` holds what came since, a row for each arrival; now and then that becomes chunks. A
+point is three integers, (step, time in µs, the bits of its double), so all of them have one order and NaN is
+equal to itself.
+
+It lies beside the run's log and goes with it. It is written in WAL mode without waiting for the disk at each
+commit: what was acknowledged survives the death of the server at once, and a power loss once it is synced, a
+second later (``sync``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import sqlite3
+import sys
+from array import array
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from gradient_jupyter.resources.errors import GradientError, NoSpace, ServerError
+
+NAME = "metrics.sqlite"
+#: Points in a chunk: few enough to be rewritten when one comes late, enough that a chunk's own cost is small.
+CHUNK = 512
+
+Point = tuple[int, int, int]
+"""Step, time in µs, bits of the value."""
+
+_BIG = sys.byteorder == "big"
+_VERSION = 1
+_SCHEMA = f"""
+CREATE TABLE series (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, key TEXT NOT NULL, UNIQUE (kind, key));
+CREATE TABLE chunks (
+  id INTEGER PRIMARY KEY, series INTEGER NOT NULL,
+  first_step INTEGER NOT NULL, first_time INTEGER NOT NULL, first_bits INTEGER NOT NULL,
+  last_step INTEGER NOT NULL, last_time INTEGER NOT NULL, last_bits INTEGER NOT NULL,
+  count INTEGER NOT NULL, nans INTEGER NOT NULL, min REAL, max REAL, total REAL, data BLOB NOT NULL
+);
+CREATE INDEX chunks_in_order ON chunks (series, first_step, first_time, first_bits);
+CREATE TABLE recent (id INTEGER PRIMARY KEY, series INTEGER NOT NULL, data BLOB NOT NULL);
+CREATE INDEX recent_of ON recent (series);
+PRAGMA user_version = {_VERSION};
+"""
+
+
+def open_to_write(path: Path) -> sqlite3.Connection:
+    """For the one thread that writes it. Makes it where it is not there."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    try:
+        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=10000"):
+            connection.execute(f"PRAGMA {pragma}")
+        if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+            with transaction(connection):
+                for statement in _SCHEMA.split(";"):
+                    connection.execute(statement)
+        _check_version(path, connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[sqlite3.Connection | None]:
+    """A connection with one view of the file, beside whoever writes it; None where there is no file. What
+    goes wrong inside is told in our words."""
+    if not path.exists():
+        yield None
+        return
+    with told(path):
+        connection = _open_to_read(path)
+        try:
+            _check_version(path, connection)
+            connection.execute("BEGIN")
+            yield connection
+        finally:
+            connection.close()
+
+
+def _open_to_read(path: Path) -> sqlite3.Connection:
+    address = f"{path.absolute().as_uri()}?mode=ro"
+    connection = sqlite3.connect(address, uri=True, isolation_level=None, timeout=10)
+    try:
+        connection.execute("SELECT 1 FROM series LIMIT 1").fetchone()
+    except sqlite3.OperationalError:
+        connection.close()
+        if os.access(path.parent, os.W_OK):
+            raise
+        # A disk that takes no writes: there can be no files for sharing, and nobody to share with.
+        return sqlite3.connect(f"{address}&immutable=1", uri=True, isolation_level=None)
+    return connection
+
+
+def _check_version(path: Path, connection: sqlite3.Connection) -> None:
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version != _VERSION:
+        raise ServerError(
+            f"The metrics in {path} are of a version ({version}) that this server does not know.",
+            next="Upgrade gradient-jupyter.",
+            code="metrics-unknown",
+        )
+
+
+def problem(path: Path) -> str:
+    """What is wrong with the file; empty when nothing is, or there is none."""
+    with reading(path) as connection:
+        if connection is None:
+            return ""
+        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        return "" if found == "ok" else f"its metrics are damaged: {found}"
+
+
+def sync(path: Path) -> None:
+    """What was committed is on disk when this returns. Another thread may go on writing."""
+    for name in (path, path.with_name(path.name + "-wal")):
+        with contextlib.suppress(FileNotFoundError):
+            fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+
+@contextlib.contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+        raise
+
+
+@contextlib.contextmanager
+def told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise _told(path, error) from error
+
+
+def _told(path: Path, error: sqlite3.Error) -> GradientError:
+    match getattr(error, "sqlite_errorcode", 0) & 0xFF:
+        case sqlite3.SQLITE_FULL:
+            return NoSpace(
+                "There is no space left for this run's metrics; these points were not stored.",
+                next="Free some space: gradient jobs delete removes old runs.",
+            )
+        case sqlite3.SQLITE_IOERR | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_READONLY | sqlite3.SQLITE_BUSY:
+            return ServerError(
+                f"The disk that holds {path} refuses to work: {error}.",
+                next="Look at the disk and its quota, then try again.",
+                code="disk-error",
+            )
+    return ServerError(
+        f"The metrics in {path} are damaged: {error}.",
+        next="Its log and artifacts are not concerned. Restore the file from a backup, or do without it.",
+        code="metrics-damaged",
+    )
+
+
+# How points stand in the file: little-endian, whatever this machine is.
+
+
+def bits_of(values: Iterable[float]) -> array[int]:
+    """The doubles as integers of the same bits."""
+    bits = array("q")
+    bits.frombytes(array("d", values).tobytes())
+    return bits
+
+
+def values_of(bits: array[int]) -> array[float]:
+    values = array("d")
+    values.frombytes(bits.tobytes())
+    return values
+
+
+def numbers_of(bits: array[int]) -> list[float]:
+    """The values, without NaN."""
+    return [each for each in values_of(bits) if not math.isnan(each)]
+
+
+class Columns:
+    """Neighbouring points of a series, in order, as three arrays."""
+
+    __slots__ = ("bits", "steps", "times")
+
+    def __init__(self, points: Iterable[Point] = ()) -> None:
+        self.steps, self.times, self.bits = array("q"), array("q"), array("q")
+        for step, time_us, bits in points:
+            self.steps.append(step)
+            self.times.append(time_us)
+            self.bits.append(bits)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def points(self) -> zip[Point]:
+        return zip(self.steps, self.times, self.bits, strict=True)
+
+    def pack(self) -> bytes:
+        return b"".join(_little(column).tobytes() for column in (self.steps, self.times, self.bits))
+
+    def extend(self, data: bytes) -> None:
+        """Appends what ``pack`` made. ``sqlite3.DatabaseError`` when it is nothing of the kind."""
+        third, odd = divmod(len(data), 3)
+        if odd or third % 8:
+            raise sqlite3.DatabaseError("a chunk has an impossible length")
+        view = memoryview(data)
+        for number, column in enumerate((self.steps, self.times, self.bits)):
+            part = view[number * third : (number + 1) * third]
+            if _BIG:
+                column.extend(_little(array("q", part.tobytes())))
+            else:
+                column.frombytes(part)
+
+
+def _little(column: array[int]) -> array[int]:
+    if _BIG:
+        column = array("q", column)
+        column.byteswap()
+    return column

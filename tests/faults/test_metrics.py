@@ -1,0 +1,145 @@
+"""What disks do to metrics: full, without power, read-only. What was acknowledged stays (P3, P7, P12)."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from pathlib import Path
+
+import pytest
+from disks import loop_disk, need_mounts, need_program, tmpfs
+
+from gradient_jupyter.control.points import Points
+from gradient_jupyter.resources.errors import GradientError, NoSpace
+from gradient_jupyter.resources.metric import Sample
+from gradient_jupyter.store import series
+from gradient_jupyter.store.pointfile import NAME
+
+
+def steps(directory: Path) -> list[int]:
+    found = series.points(directory, series.Kind.CUSTOM, "x", None, 100_000)
+    return [each.step for each in found.points] if found else []
+
+
+def some(start: int, count: int = 100) -> list[Sample]:
+    return [Sample("x", math.sin(n), n, n) for n in range(start, start + count)]
+
+
+def test_on_a_full_disk_points_are_refused_whole_and_later_taken(tmp_path):
+    """P12. Heals when there is room; the sender sends again what was refused."""
+    need_mounts()
+
+    async def main(directory: Path) -> None:
+        points = Points(10**7, 100)
+        points.start()
+        await points.append(directory, some(0))
+        disk.fill()
+        at, refused = 100, 0
+        for _ in range(2000):
+            try:
+                await points.append(directory, some(at))
+            except NoSpace as error:
+                assert error.next
+                refused += 1
+                if refused == 3:
+                    break
+            else:
+                assert not refused, "after a refusal there is no room by itself"
+                at += 100
+        assert refused == 3
+        assert steps(directory) == list(range(at))
+        disk.free()
+        await points.append(directory, some(at))
+        assert steps(directory) == list(range(at + 100))
+        await points.close()
+
+    with tmpfs(tmp_path / "disk", 4 << 20) as disk:
+        directory = tmp_path / "disk" / "run"
+        directory.mkdir()
+        asyncio.run(main(directory))
+        assert [path.name for path in directory.iterdir()] == [NAME]
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 2.5])
+def test_a_power_loss_takes_the_last_moment_at_most_and_damages_nothing(tmp_path, pause_s):
+    """P7. What was synced, which is a second after it came, is there; whatever is there is a beginning."""
+    need_mounts()
+    need_program("mkfs.ext4")
+
+    async def main(directory: Path) -> int:
+        points = Points(10**7, 100)
+        points.start()
+        for start in range(0, 20_000, 100):
+            await points.append(directory, some(start))
+        await asyncio.sleep(pause_s)
+        disk.cut_power()
+        for start in range(20_000, 20_500, 100):
+            with pytest.raises((GradientError, OSError)):
+                await points.append(directory, some(start))
+        await points.close()
+        return 20_000
+
+    with loop_disk(tmp_path / "image", tmp_path / "disk") as disk:
+        directory = tmp_path / "disk" / "run"
+        directory.mkdir()
+        written = asyncio.run(main(directory))
+        disk.unmount()
+        disk.mount()
+        found = steps(directory)
+        assert found == list(range(len(found)))
+        assert len(found) % 100 == 0
+        if pause_s:
+            assert len(found) == written
+
+
+def test_on_a_disk_that_takes_no_writes_metrics_are_read(tmp_path):
+    """P13: a read-only server shows what it has."""
+    need_mounts()
+
+    async def fill(directory: Path) -> None:
+        points = Points(10**7, 100)
+        points.start()
+        await points.append(directory, some(0, 5000))
+        await points.close()
+
+    async def read(directory: Path) -> list[int]:
+        points = Points(10**7, 100)
+        whole = await points.read(directory, "x")
+        assert (await points.buckets(directory, "x", 10)).count == 5000
+        await points.close()
+        return [each.step for each in whole.points]
+
+    with tmpfs(tmp_path / "disk", 8 << 20) as disk:
+        directory = tmp_path / "disk" / "run"
+        directory.mkdir()
+        asyncio.run(fill(directory))
+        disk.read_only()
+        assert asyncio.run(read(directory)) == list(range(5000))
+        disk.read_only(False)
+
+
+def test_writers_of_many_runs_do_not_hinder_each_other(tmp_path):
+    """More files than are kept open, one of them damaged: each of the others has all of its points."""
+
+    async def main() -> None:
+        points = Points(10**7, 100)
+        points.start()
+        directories = [tmp_path / str(n) for n in range(100)]
+        for directory in directories:
+            directory.mkdir()
+        (directories[50] / NAME).write_bytes(b"no database, but a hundred bytes of something else" * 2)
+
+        async def write(directory: Path) -> None:
+            for start in range(0, 300, 100):
+                await points.append(directory, some(start))
+                await points.append(directory, some(start))
+
+        done = await asyncio.gather(*map(write, directories), return_exceptions=True)
+        assert [n for n, each in enumerate(done) if each is not None] == [50]
+        await points.close()
+        for n, directory in enumerate(directories):
+            if n != 50:
+                assert steps(directory) == list(range(300))
+                assert [path.name for path in directory.iterdir()] == [NAME]
+
+    asyncio.run(main())
