@@ -44,10 +44,11 @@ def all_routes() -> list[Route]:
     def document() -> dict[str, Any]:
         return openapi.document(found)
 
-    for noun in (
+    nouns = (
         projects, members, jobs, logs, artifacts, metrics, snapshots, machine_types, events, admin, secrets,
         datasets, tokens, health, pushgateway,
-    ):  # fmt: skip
+    )  # fmt: skip
+    for noun in nouns:
         found += noun.routes()
     found += server.routes(document)
     found += mlflow.routes()

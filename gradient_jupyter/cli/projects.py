@@ -260,10 +260,11 @@ def list_members(*, project: str, as_json: bool) -> int:
 @click.option("--role", type=_ROLE, default="member", metavar="ROLE", help="viewer, member, admin.  [member]")
 @json_option
 def add_member(*, project: str, who: str, role: str, as_json: bool) -> int:
-    """Make PRINCIPAL a member: a person's name, user:ID, or group:NAME of a group of yours.
+    """Make somebody a member.
 
-    A viewer sees jobs, logs and artifacts; a member runs and stops jobs; an admin also
-    deletes, and decides who shares the project.
+    PRINCIPAL is a person's name, user:ID, or group:NAME of a group of yours. A viewer sees
+    jobs, logs and artifacts; a member runs and stops jobs; an admin also deletes, and
+    decides who shares the project.
 
     \b
     gradient projects members add leaf-health maria

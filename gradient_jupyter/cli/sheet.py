@@ -45,7 +45,7 @@ def job_sheet(job: Job, attempts: Sequence[Attempt] = ()) -> None:
             ("Project", f"{clean(job.project)}  {job.project_id}"),
             ("Machine", clean(job.machine_type) + (f", engine {clean(job.engine)}" if job.engine else "")),
             ("Environment", clean(" ".join(f"{name}={value}" for name, value in job.env.items()))),
-            ("Ports", _ports(job)),
+            *(("Port", text) for text in _ports(job)),
             ("Datasets", _datasets(job)),
             ("Limits", _limits(job)),
             ("Tags", clean(", ".join(job.tags))),
@@ -67,10 +67,10 @@ def _progress(job: Job) -> str:
     return "  ".join(part for part in (share, clean(job.progress.message)) if part)
 
 
-def _ports(job: Job) -> str:
-    """Where it is reached; links only while something may answer there."""
+def _ports(job: Job) -> list[str]:
+    """Where it is reached; a link only while something may answer there."""
     running = (job.state, job.phase) == (State.RUNNING, Phase.RUNNING)
-    return "  ".join(f"{port} at {port.url}" if running else str(port) for port in job.ports)
+    return [f"{port.url}  leads to its port {port.internal}" if running else str(port) for port in job.ports]
 
 
 def _datasets(job: Job) -> str:

@@ -15,7 +15,7 @@ class Verb:
 
 VERBS: dict[str, Verb] = {
     "run": Verb("run", "run", "Send this directory away as a job, follow it, end with its exit code"),
-    "jobs": Verb("jobs", "jobs", "create, list, show, logs, metrics, receipt, rerun, stop, ..."),
+    "jobs": Verb("jobs", "jobs", "create, list, show, logs, metrics, waitfor, receipt, rerun, stop, ..."),
     "projects": Verb(
         "projects", "projects", "list, create, show, rename, delete, members, init, clear", ("project",)
     ),
@@ -85,5 +85,5 @@ Send the directory you are in away as a job, watch it, and fetch what it leaves 
 
 Each command explains itself with --help, and prints JSON with --json. What matches .gitignore or
 .gradientignore is not sent. Completion: eval "$(gradient completion bash)" (or zsh, fish).
-Your own server starts by itself; GRADIENT_URL and GRADIENT_TOKEN name another one.
+Your own server starts by itself; gradient login, or GRADIENT_URL and GRADIENT_TOKEN, name another.
 """

@@ -66,8 +66,11 @@ def remember(
     """Writes down what is given. A project that is there already stays. Says whether anything was written:
     not into a home directory or ``/``, not through a link, not where the file is not what it should be or
     cannot be written, and with ``make=False`` only where it is there already."""
-    root = directory.resolve()
-    if root in (Path(root.anchor), Path.home().resolve()):
+    try:
+        root = directory.resolve()
+        if root in (Path(root.anchor), Path.home().resolve()):
+            return False
+    except (OSError, RuntimeError):  # it is gone, or whoever we are has no home
         return False
     with contextlib.suppress(*_UNUSABLE), _opened(root, make=make) as home:
         said = _said(home)

@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 
 _HOST = "127.0.0.1"
 _PIECE = 65536
-#: Connections that one port carries at a time; each takes two descriptors. More are closed at once.
-_MOST = 100
+#: Connections that one job may have at a time; each takes two descriptors. More are closed at once.
+MOST = 100
 
 
 def check(connection: Connection, principal: Principal, plane: Plane, ports: Sequence[Port]) -> None:
@@ -134,7 +134,7 @@ class Forwarders:
             task = asyncio.current_task()
             assert task is not None
             with contextlib.closing(writer):
-                if len(visitors) >= _MOST:
+                if len(visitors) >= MOST:
                     return
                 visitors.add(task)
                 try:

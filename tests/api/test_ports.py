@@ -10,6 +10,8 @@ from collections.abc import Iterator
 import pytest
 from solo import PATIENCE_S, SoloServer
 
+from gradient_jupyter.control.ports import MOST
+
 #: Answers each line with the same in capitals, and says when it listens; ends when it is told "end".
 SERVE = """
 import os, socket, sys, threading
@@ -147,6 +149,32 @@ def test_a_port_that_something_else_uses_is_told_of(solo: SoloServer, free: list
     assert reach(solo, running, internal, b"there\n") == b"THERE\n"
     end(internal)
     assert solo.finished(running)["state"] == "Stopped"
+
+
+def test_whoever_is_connected_is_let_go_when_the_job_is_stopped(solo: SoloServer, free: list[int]) -> None:
+    external, internal, *_ = free
+    running = job(solo, external, internal)
+    assert reach(solo, running, external, b"x\n") == b"X\n"
+    with socket.create_connection(("127.0.0.1", external), PATIENCE_S) as peer:
+        solo.request("POST", f"/jobs/{running}/stop")
+        with contextlib.suppress(ConnectionResetError):
+            assert peer.recv(1) == b""
+    assert solo.finished(running)["state"] == "Cancelled"
+    assert is_closed(external)
+
+
+def test_one_job_takes_no_more_than_its_share_of_descriptors(solo: SoloServer, free: list[int]) -> None:
+    """Fault: somebody opens connections and says nothing."""
+    external, internal, *_ = free
+    running = job(solo, external, internal)
+    assert reach(solo, running, external, b"x\n") == b"X\n"
+    with contextlib.ExitStack() as stack:
+        for _ in range(MOST):
+            stack.enter_context(socket.create_connection(("127.0.0.1", external), PATIENCE_S))
+        last = stack.enter_context(socket.create_connection(("127.0.0.1", external), PATIENCE_S))
+        assert last.recv(1) == b""
+    assert reach(solo, running, external, b"again\n") == b"AGAIN\n"
+    end(external)
 
 
 def test_the_same_number_needs_no_forwarder(solo: SoloServer, free: list[int]) -> None:
