@@ -27,7 +27,7 @@ from sqlalchemy import Connection
 from gradient_jupyter.control import datasets
 from gradient_jupyter.control.access import Principal
 from gradient_jupyter.control.outbound import Target
-from gradient_jupyter.control.visits import Stay
+from gradient_jupyter.control.visits import Stay, to_the_end
 from gradient_jupyter.resources.base import now_us
 from gradient_jupyter.resources.dataset import AddedVersion, FetchDataset, FetchProgress
 from gradient_jupyter.resources.errors import Forbidden, NoSpace, NotFound, OutsideFailed, TooLarge
@@ -241,7 +241,7 @@ class Downloads:
                     if size > most:
                         raise _too_large(here, stay)
                     # To its end, whoever hangs up: the file is not to be closed under it.
-                    await asyncio.shield(on_thread(_write, file, digest, data))
+                    await to_the_end(on_thread(_write, file, digest, data))
         decode.finish()
         if request.sha256 is not None and digest.hexdigest() != request.sha256.lower():
             raise OutsideFailed(

@@ -98,10 +98,10 @@ class Visits:
                 limits = Limits(self._most_bytes, await self.on_thread(self._room))
                 home = self._root / new_id("f")
                 try:
-                    await _to_the_end(self.on_thread(home.mkdir, 0o700))
+                    await to_the_end(self.on_thread(home.mkdir, 0o700))
                     yield Stay(home, limits)
                 finally:
-                    await _to_the_end(self.on_thread(remove_tree, home))
+                    await to_the_end(self.on_thread(remove_tree, home))
         except TimeoutError:
             raise OutsideFailed(
                 f"{where} could not be fetched within {self._timeout_s:g} s.",
@@ -126,7 +126,7 @@ class Visits:
         except asyncio.CancelledError:
             stop()
             with contextlib.suppress(stopped, GradientError, OSError):
-                await _to_the_end(future)
+                await to_the_end(future)
             raise
 
     async def _check_git(self) -> None:
@@ -181,7 +181,7 @@ class Visit:
         return await self._visits.until_done(self._git.kill, Killed, work, *args)
 
 
-async def _to_the_end(future: asyncio.Future[T]) -> T:
+async def to_the_end(future: asyncio.Future[T]) -> T:
     """Waits for what has to be over before we go on, however often we are cancelled meanwhile."""
     cancelled = False
     while not future.done():
