@@ -68,8 +68,8 @@ def on_a_terminal(people, directory, *words: str) -> str:
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "gradient_jupyter.cli", *words],
-        cwd=directory, env=environment(people, TERM="xterm-256color"), stdin=subprocess.DEVNULL, stdout=theirs,
-        stderr=theirs,
+        cwd=directory, env=environment(people, TERM="xterm-256color"), stdin=subprocess.DEVNULL,
+        stdout=theirs, stderr=theirs,
     )  # fmt: skip
     os.close(theirs)
     seen = b""
