@@ -1,0 +1,48 @@
+"""``gradient tokens`` and ``gradient admin audit``."""
+
+from __future__ import annotations
+
+
+def test_a_token_is_made_used_listed_and_revoked(gradient, solo):
+    made = gradient("tokens", "create", "for CI", "--scope", "read", "--expires", "12h")
+    assert made.code == 0, made
+    token = made.out.strip()
+    assert token.startswith("gru_tk") and "\n" not in token
+    assert "opens read" in made.err and "not shown again" in made.err
+    known = token.split("_")[1]
+    named = {"GRADIENT_URL": solo.runtime.url, "GRADIENT_TOKEN": token}
+    assert gradient("jobs", "list", **named).code == 0
+    refused = gradient("projects", "create", "by a reader", **named)
+    assert refused.code == 1 and "scope write" in refused.err and "next:" in refused.err
+    listed = gradient("tokens", "list")
+    assert "for CI" in listed.out and known in listed.out and token not in listed.out
+    assert max(map(len, listed.out.splitlines())) < 200
+    gone = gradient("tokens", "revoke", known)
+    assert gone.code == 0 and known in gone.err
+    assert known not in gradient("tokens", "list").out
+    everything = gradient("tokens", "list", "--all", "--json").json
+    assert next(each for each in everything if each["id"] == known)["revoked_us"]
+    refused = gradient("jobs", "list", **named)
+    assert refused.code == 1
+
+
+def test_a_token_for_ever_for_one_project_as_json(gradient, solo):
+    project = solo.request("POST", "/projects", json_body={"name": "bound by cli"}).json()["id"]
+    made = gradient(
+        "tokens", "create", "bound", "--project", project, "--scope", "write", "--expires", "never", "--json"
+    ).json
+    assert made["token"].startswith("gru_")
+    assert made["info"]["expires_us"] is None
+    assert (made["info"]["project_id"], made["info"]["scopes"]) == (project, ["write"])
+
+
+def test_what_was_done_is_shown_newest_first(gradient, solo):
+    known = gradient("tokens", "create", "audited").out.split("_")[1]
+    gradient("tokens", "revoke", known)
+    shown = gradient("admin", "audit", "--since", "1h", "-n", "5")
+    assert shown.code == 0 and "token.revoke" in shown.out and known in shown.out
+    found = gradient("admin", "audit", "--json", "-n", "50").json
+    actions = [each["action"] for each in found if each["id"] == known]
+    assert actions == ["token.revoke", "token.create"]
+    assert found[0]["action"] == "audit.read"
+    assert gradient("admin", "audit", "--since", "soon").code == 2
