@@ -301,12 +301,14 @@ def test_the_environment_is_what_was_asked_and_nothing_of_the_servers(
         assert seen["CUDA_VISIBLE_DEVICES"] == ""
         assert seen["PYTHONUNBUFFERED"] == "1"
         assert seen["PS_JOBSPACE"] == seen["GRADIENT_STORAGE_DIR"]
+        assert seen["PYTHONPATH"] == seen["GRADIENT_SDK_DIR"]
         assert "SERVER_SECRET" not in seen
         engines_own = {"PATH", "HOME", "TMPDIR", "TERM", "USER", "LOGNAME", "PWD", "LC_CTYPE", "VIRTUAL_ENV"}
         engines_own |= {
             "HOSTNAME",
             "PYTHONUNBUFFERED",
             "PYTHONUSERBASE",
+            "PYTHONPATH",
             "CUDA_VISIBLE_DEVICES",
             "CONDA_PREFIX",
         }
