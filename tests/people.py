@@ -287,7 +287,8 @@ class People(SoloServer):
                 tokens.create(
                     connection,
                     Token(
-                        id=known, name=who if of != "owner" or who == "outer" else f"{who} {CANARY}", scopes=scopes,
+                        id=known, name=who if who not in ("owner", "reader", "inner") else f"{who} {CANARY}",
+                        scopes=scopes,
                         project_id=project, created_us=now, created_by=self.user_ids[of],
                         expires_us=expires_us, revoked_us=revoked_us,
                     ),
