@@ -262,8 +262,9 @@ class People(SoloServer):
             assert operator is not None
             self.user_ids["operator"] = operator.id
             owner = f"user:{people['owner'].id}"
-            for name in ("project", "elsewhere"):
-                made = projects.create(connection, owner, f"{name} {CANARY}", people["owner"].id)
+            # What ``outer`` may see bears no canary.
+            for name, called in (("project", f"project {CANARY}"), ("elsewhere", "elsewhere")):
+                made = projects.create(connection, owner, called, people["owner"].id)
                 self.ids[name] = made.id
             for name in ("admin", "member", "viewer"):
                 connection.execute(
@@ -286,7 +287,8 @@ class People(SoloServer):
                 tokens.create(
                     connection,
                     Token(
-                        id=known, name=f"{who} {CANARY if of == 'owner' else ''}", scopes=scopes,
+                        id=known, name=who if who not in ("owner", "reader", "inner") else f"{who} {CANARY}",
+                        scopes=scopes,
                         project_id=project, created_us=now, created_by=self.user_ids[of],
                         expires_us=expires_us, revoked_us=revoked_us,
                     ),
