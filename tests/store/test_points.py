@@ -200,9 +200,24 @@ def test_a_run_that_writes_too_much_is_told_and_the_platform_goes_on(tmp_path):
     file.close()
     file = opened(tmp_path, most_points=1000, most_series=2)
     (refused,) = file.append(Kind.CUSTOM, [[Sample("b", 1.0, 0, 0)]])
+    assert refused is None, "what the platform measures takes nothing from what the run may have"
+    (refused,) = file.append(Kind.CUSTOM, [[Sample("c", 1.0, 0, 0)]])
     assert isinstance(refused, TooLarge) and refused.code == "too-many-metrics"
     file.close()
     assert len(everything(tmp_path, "a")) == 10
+
+
+def test_who_sends_again_what_is_there_is_not_refused_at_the_limit(tmp_path):
+    """P1 for metrics: a repeated batch is the same batch, also when no further point may come."""
+    with small_chunks():
+        file = opened(tmp_path, most_points=40)
+        points = [Sample("a", float(n), n, 0) for n in range(40)]
+        assert file.append(Kind.CUSTOM, [points]) == [None]
+        assert file.append(Kind.CUSTOM, [points, points[3:5]]) == [None, None]
+        (refused,) = file.append(Kind.CUSTOM, [[*points[:5], Sample("a", 0.5, 3, 0)]])
+        assert isinstance(refused, TooLarge)
+        file.close()
+    assert len(everything(tmp_path, "a")) == 40
 
 
 WRITER = """
