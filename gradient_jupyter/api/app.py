@@ -60,15 +60,17 @@ def application(plane: Plane, host: Host, door: Door) -> web.Application:
     for route in all_routes():
         by_path.setdefault(route.pattern, []).append(route)
     parts = {"plane": plane, "host": host, "door": door}
-    handlers: list[Any] = [
-        (pattern, Endpoint, {**parts, "routes": routes, "face": routes[0].face})
-        for pattern, routes in by_path.items()
-    ]
-    handlers += [
-        (f"{face.prefix}/.*", Endpoint, {**parts, "routes": (), "face": face})
-        for face in FACES
-        if face is not NATIVE
-    ]
+    # A face's paths lie behind its prefix: none is looked for among those of another.
+    handlers: list[Any] = []
+    for face in FACES:
+        behind: list[Any] = [
+            (pattern, Endpoint, {**parts, "routes": routes, "face": face})
+            for pattern, routes in by_path.items()
+            if routes[0].face is face
+        ]
+        if face is not NATIVE:
+            behind.append((f"{face.prefix}/.*", Endpoint, {**parts, "routes": (), "face": face}))
+        handlers.append((f"{face.prefix}/.*", behind))
     return web.Application(
         handlers,
         default_handler_class=Endpoint,

@@ -12,4 +12,4 @@ __all__ = ["MLFLOW", "routes"]
 
 
 def routes() -> list[Route]:
-    return [route for noun in (experiments, runs, metrics, artifacts, models) for route in noun.routes()]
+    return [route for noun in (runs, metrics, experiments, artifacts, models) for route in noun.routes()]

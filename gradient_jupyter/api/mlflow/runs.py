@@ -234,6 +234,11 @@ def _few(*given: Sequence[object]) -> None:
 def routes() -> list[Route]:
     at, write, nothing = "/mlflow/runs", Right.WRITE, wire.Nothing
     return list(everywhere([
+        # Paths are tried in this order, and these come by the thousand.
+        Route("POST", f"{at}/log-metric", write, log_metric, body=wire.LogMetric, returns=nothing,
+              summary="Log one point"),
+        Route("POST", f"{at}/log-batch", write, log_batch, body=wire.LogBatch, returns=nothing,
+              summary="Log many things at once", body_limit=wire.BODY),
         Route("POST", f"{at}/create", write, create, body=wire.CreateRun, returns=wire.RunAnswer,
               summary="Begin a tracking run"),
         Route("GET", f"{at}/get", Right.READ, get, query=wire.OfRun, returns=wire.RunAnswer,
@@ -246,12 +251,8 @@ def routes() -> list[Route]:
               summary="Delete a tracking run"),
         Route("POST", f"{at}/restore", write, restore, body=wire.OfRun, returns=nothing,
               summary="Take a deleted run back"),
-        Route("POST", f"{at}/log-metric", write, log_metric, body=wire.LogMetric, returns=nothing,
-              summary="Log one point"),
         Route("POST", f"{at}/log-parameter", write, log_param, body=wire.LogParam, returns=nothing,
               summary="Log a parameter"),
-        Route("POST", f"{at}/log-batch", write, log_batch, body=wire.LogBatch, returns=nothing,
-              summary="Log many things at once", body_limit=wire.BODY),
         Route("POST", f"{at}/set-tag", write, set_tag, body=wire.SetTag, returns=nothing,
               summary="Tag a run"),
         Route("POST", f"{at}/delete-tag", write, delete_tag, body=wire.DeleteTag, returns=nothing,
