@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -79,7 +80,7 @@ def check_series(batches, reopen, directory):
     file = opened(directory)
     for turn, batch in enumerate(batches):
         assert file.append(Kind.CUSTOM, [batch, batch[: len(batch) // 2]]) == [None, None]
-        for key, value, step, time_us in batch:
+        for key, value, step, time_us in map(msgspec.structs.astuple, batch):
             model.setdefault(key, {})[step, time_us, same(value)] = (step, time_us, value)
         if turn % reopen == 0:
             file.close()
