@@ -124,7 +124,9 @@ def in_batches(served: SoloServer, port: int) -> Iterator[Row]:
             points / statistics.median(nothing), "a no-op server",
         )  # fmt: skip
         per_batch = statistics.median(spent) / BATCHES * 1000
-        yield Row("log-batch of 1,000 metrics: server CPU", per_batch, "ms", 10.0, "100,000 points/s of one core")
+        yield Row(
+            "log-batch of 1,000 metrics: server CPU", per_batch, "ms", 10.0, "100,000 points/s of one core"
+        )
 
 
 def batch(run_id: str, number: int) -> bytes:

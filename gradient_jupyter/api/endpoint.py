@@ -9,7 +9,6 @@ logged under an id and answered as a 500 that names it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import logging
 import re
@@ -55,6 +54,13 @@ requests = logging.getLogger("gradient_jupyter.requests")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _METHODS = ("GET", "HEAD", "POST", "DELETE", "PATCH", "PUT", "OPTIONS")
 _DRAIN = 1 << 20
+#: Of every answer.
+_HEADERS = (
+    ("Cache-Control", "no-store"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+)
 #: What these open changes rows, so it is refused while nothing may be changed.
 _CHANGING = frozenset({Right.WRITE, Right.ACCESS})
 
@@ -80,7 +86,6 @@ class Endpoint(web.RequestHandler):
         self._began_s = time.monotonic()
         self._streamed = False
         self._over = False
-        self._open = contextlib.ExitStack()
         # Until somebody is known: where it comes from. (tornado asks for the id before it calls us.)
         self._asking = Asking(request_id=self.request_id, address=self.request.remote_ip or "")
 
@@ -209,7 +214,7 @@ class Endpoint(web.RequestHandler):
         if self._over:
             return
         self._over = True
-        self._open.close()
+        self.host.watch.end(self)
         self._tell("request_over")
         took_s = time.monotonic() - self._began_s
         method = self.request.method if self.request.method in _METHODS else "(other)"
@@ -227,12 +232,11 @@ class Endpoint(web.RequestHandler):
         return
 
     def set_default_headers(self) -> None:
-        self.clear_header("Server")
-        self.set_header("Cache-Control", "no-store")
-        self.set_header("X-Content-Type-Options", "nosniff")
-        self.set_header("Referrer-Policy", "no-referrer")
-        self.set_header("Cross-Origin-Resource-Policy", "same-origin")
-        self.set_header("X-Request-Id", self.request_id)
+        # Not by ``set_header``, which looks through each value for what no header may hold.
+        del self._headers["Server"]
+        for name, value in _HEADERS:
+            self._headers[name] = value
+        self._headers["X-Request-Id"] = self.request_id
 
     def log_exception(self, *args: Any) -> None:
         """What concerns us was logged by ``_refuse``; the rest is a caller's malformed HTTP."""
@@ -288,9 +292,7 @@ class Endpoint(web.RequestHandler):
             query=self._query(route),
         )
         if route.right is not Right.PUBLIC:
-            self._open.enter_context(
-                self.host.watch.over(lambda: self._check_still(route, path), self._cut_off)
-            )
+            self.host.watch.begin(self, lambda: self._check_still(route, path), self._cut_off)
         return route, call
 
     async def _recognise(self) -> Principal:

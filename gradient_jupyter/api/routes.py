@@ -9,7 +9,6 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -119,9 +118,8 @@ class Heart(Protocol):
 class Watch(Protocol):
     """Looks again at open requests."""
 
-    def over(
-        self, check: Callable[[], Awaitable[None]], cut: Callable[[], None]
-    ) -> AbstractContextManager[None]: ...
+    def begin(self, key: object, check: Callable[[], Awaitable[None]], cut: Callable[[], None]) -> None: ...
+    def end(self, key: object) -> None: ...
     def look_now(self) -> None:
         """Something was taken from somebody: what they have open ends."""
 

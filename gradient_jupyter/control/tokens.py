@@ -10,7 +10,6 @@ A run has two. One it sends in a header; the other stands in an address, for pro
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import re
 
@@ -41,4 +40,4 @@ class Tokens:
 
     def _proof(self, prefix: str, job_id: str, attempt: int) -> str:
         said = f"{_PURPOSE[prefix]} {job_id} {attempt}"
-        return hmac.new(self._key, said.encode(), hashlib.sha256).hexdigest()
+        return hmac.digest(self._key, said.encode(), "sha256").hex()
