@@ -79,7 +79,9 @@ def check_series(batches, reopen, directory):
     model: dict[str, dict[tuple, tuple[int, int, float]]] = {}
     file = opened(directory)
     for turn, batch in enumerate(batches):
-        assert file.append(Kind.CUSTOM, [batch, batch[: len(batch) // 2]]) == [None, None]
+        # One transaction: its batch, a part of it again, and those before once more.
+        group = [batch, batch[: len(batch) // 2], *reversed(batches[:turn])]
+        assert file.append(Kind.CUSTOM, group) == [None] * len(group)
         for key, value, step, time_us in map(msgspec.structs.astuple, batch):
             model.setdefault(key, {})[step, time_us, same(value)] = (step, time_us, value)
         if turn % reopen == 0:
