@@ -219,6 +219,9 @@ class Endpoint(web.RequestHandler):
         took_s = time.monotonic() - self._began_s
         method = self.request.method if self.request.method in _METHODS else "(other)"
         self.host.meter.request(method, self.template, status, took_s, streamed=self._streamed)
+        route = self.routes.get(method)
+        if route is not None and not route.told and status < 400:
+            return
         requests.info(
             "%s %s %d %.1f ms", method, self.template, status, took_s * 1000,
             extra={
