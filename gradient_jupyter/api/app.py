@@ -29,11 +29,11 @@ from gradient_jupyter.api import (
 )
 from gradient_jupyter.api.door import Door
 from gradient_jupyter.api.endpoint import Endpoint
-from gradient_jupyter.api.routes import NATIVE, Face, Host, Route
+from gradient_jupyter.api.routes import NATIVE, ROOT, Face, Host, Route
 from gradient_jupyter.control.plane import Plane
 
 #: Every dialect that is spoken here. What lies under a prefix and is no route is refused in its words.
-FACES: tuple[Face, ...] = (NATIVE, pushgateway.FACE, mlflow.MLFLOW)
+FACES: tuple[Face, ...] = (NATIVE, pushgateway.FACE, mlflow.MLFLOW, ROOT)
 
 
 def all_routes() -> list[Route]:
@@ -68,6 +68,9 @@ def application(plane: Plane, host: Host, door: Door) -> web.Application:
             for pattern, routes in by_path.items()
             if routes[0].face is face
         ]
+        if face is ROOT:  # it has no prefix: nothing is its own but these very paths
+            handlers += behind
+            continue
         if face is not NATIVE:
             behind.append((f"{face.prefix}/.*", Endpoint, {**parts, "routes": (), "face": face}))
         handlers.append((f"{face.prefix}/.*", behind))

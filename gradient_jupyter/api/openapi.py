@@ -35,7 +35,8 @@ def document(all_routes: Sequence[Route]) -> dict[str, Any]:
             "title": "Gradient for Jupyter",
             "version": __version__,
             "description": "Send the directory you are in away as a job, watch it, keep what it left. "
-            f"This document covers {NATIVE.prefix}; /mlflow speaks MLflow's own REST API.",
+            f"This document covers {NATIVE.prefix}. /mlflow speaks MLflow's own REST API, /pushgateway takes "
+            "Prometheus' text form; /health/live, /health/ready and /metrics stand at the root.",
             "license": {"name": "BSD-3-Clause", "identifier": "BSD-3-Clause"},
         },
         "servers": [{"url": "/"}],

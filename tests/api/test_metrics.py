@@ -74,7 +74,7 @@ def test_a_run_writes_points_and_they_are_read_back_as_written(solo):
 
 
 def test_points_sent_twice_are_stored_once(solo):
-    """P1 for metrics: whoever is not sure that they arrived sends them again."""
+    """P8: whoever is not sure that they arrived sends them again."""
     with running(solo) as (job, mine):
         points = [["x", float(n), n, n] for n in range(3000)]
         for part in (points, points[1000:2000], points, [["x", 0.5, 7, 7]]):
@@ -209,7 +209,7 @@ def test_whoever_follows_hears_of_each_change_and_of_the_end(solo):
 
 
 def test_points_survive_the_death_of_the_server(own_solo):
-    """P3 for metrics: what was acknowledged is there after kill -9. Heals with the next start."""
+    """P8: what was acknowledged is there after kill -9. Heals with the next start."""
     own_solo.start()
     job = own_solo.job(sys.executable, "-c", HOLD)
     own_solo.printed(job["id"], "up\n")

@@ -1,4 +1,4 @@
-"""What disks do to metrics: full, without power, read-only. What was acknowledged stays (P3, P7, P12)."""
+"""What disks do to metrics: full, without power, read-only. What was acknowledged stays (P8, P12, P13)."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_on_a_full_disk_points_are_refused_whole_and_later_taken(tmp_path):
 
 @pytest.mark.parametrize("pause_s", [0.0, 2.5])
 def test_a_power_loss_takes_the_last_moment_at_most_and_damages_nothing(tmp_path, pause_s):
-    """P7. What was synced, which is a second after it came, is there; whatever is there is a beginning."""
+    """P8. What was synced, which is a second after it came, is there; whatever is there is a beginning."""
     need_mounts()
     need_program("mkfs.ext4")
 

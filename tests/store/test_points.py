@@ -208,7 +208,7 @@ def test_a_run_that_writes_too_much_is_told_and_the_platform_goes_on(tmp_path):
 
 
 def test_who_sends_again_what_is_there_is_not_refused_at_the_limit(tmp_path):
-    """P1 for metrics: a repeated batch is the same batch, also when no further point may come."""
+    """P8: a repeated batch is the same batch, also when no further point may come."""
     with small_chunks():
         file = opened(tmp_path, most_points=40)
         points = [Sample("a", float(n), n, 0) for n in range(40)]

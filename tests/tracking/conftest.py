@@ -13,7 +13,9 @@ from solo import SoloServer
 
 WAITING = """
 import json, os, sys
-print(json.dumps({name: value for name, value in os.environ.items() if "MLFLOW" in name or "TOKEN" in name}))
+env = {name: value for name, value in os.environ.items() if "MLFLOW" in name or "TOKEN" in name}
+with open(os.environ["GRADIENT_STORAGE_DIR"] + "/env-" + os.environ["GRADIENT_JOB_ID"], "w") as file:
+    json.dump(env, file)  # in the log its tokens would be masked
 print("up", flush=True)
 import time
 time.sleep(600)
@@ -51,7 +53,7 @@ def begin(solo: SoloServer) -> Iterator[Callable[..., Waiting]]:
         job = solo.job(sys.executable, "-c", WAITING, **fields)
         begun.append(job["id"])
         solo.printed(job["id"], "up\n")
-        env = json.loads(solo.text(job["id"]).splitlines()[0])
+        env = json.loads((solo.storage() / f"env-{job['id']}").read_text())
         return Waiting(solo, str(job["id"]), str(job["project_id"]), env)
 
     yield start
