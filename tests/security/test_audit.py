@@ -119,7 +119,7 @@ def test_members_secrets_data_runs_and_names_are_recorded_without_any_value(peop
         ("model.delete", model, member),
         ("project.delete", project, owner),
     ]
-    details = {(each["action"], each["user_id"]): str(each["detail"]) for each in found}
+    details = {(each["action"], each["user_id"]): str(each["detail"]) for each in reversed(found)}
     assert details["member.set", admin] == f"{ids['guest']} as member"
     assert details["secret.set", admin] == f"of project:{project}"
     assert details["secret.set", owner] == f"of user:{owner}"

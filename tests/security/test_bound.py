@@ -1,16 +1,16 @@
 """A token that opens one project: nothing beside it is seen, used or made, whatever else its person has.
 
-Boundary B2; assets A1, A3; row 40 of the catalogue. ``inner`` and ``outer`` are tokens of the owner's, for the
-project of the canaries and for another one.
+Boundary B2; assets A1, A3; row 40 of the catalogue. ``inner`` and ``outer`` are tokens of the owner's, for
+the project of the canaries and for another one.
 """
 
 from __future__ import annotations
 
 import sys
-import threading
 
 import pytest
 from people import CANARY, People
+from reader import Reader
 from solo import PATIENCE_S
 
 MLFLOW = "/mlflow/api/2.0/mlflow"
@@ -148,29 +148,6 @@ def test_it_says_who_is_in_its_project_and_in_no_other(people):
     for method, body in (("PUT", {"role": "viewer"}), ("DELETE", None)):
         refused = people.ask("w", method, members, body=body)
         assert (refused.status, refused.json()["error"]["code"]) == (403, "scope-missing")
-
-
-class Reader:
-    """Reads an answer in a thread; says when its first bytes came, and when it was over."""
-
-    def __init__(self, people: People, who: str, path: str, headers: dict[str, str] | None = None) -> None:
-        self.began, self.over = threading.Event(), threading.Event()
-        self.content = b""
-        self._answer = people.http.request(
-            "GET", people.runtime.url + path, preload_content=False,
-            headers={"Authorization": f"Bearer {people.tokens[who]}", **(headers or {})},
-        )  # fmt: skip
-        assert self._answer.status == 200, self._answer.status
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def _read(self) -> None:
-        try:
-            for chunk in self._answer.stream(65536):
-                self.content += chunk
-                self.began.set()
-        except Exception:
-            pass  # cut in the middle is what is waited for
-        self.over.set()
 
 
 @pytest.mark.parametrize("how", ["removed", "by themselves"])
