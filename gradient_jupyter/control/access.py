@@ -63,7 +63,7 @@ def project(connection: Connection, principal: Principal, project_id: str, role:
 
 def place(connection: Connection, principal: Principal, project_id: str, role: Role) -> projects.Place:
     """The project as a new job in it needs it."""
-    held = _role(connection, principal, project_id)
+    held = role_in(connection, principal, project_id)
     if held is None:
         raise _no_project(project_id)
     _check(held, role)
@@ -101,10 +101,11 @@ def job(connection: Connection, principal: Principal, job_id: str, role: Role) -
 
 
 def _require(connection: Connection, principal: Principal, project_id: str, role: Role) -> None:
-    _check(_role(connection, principal, project_id), role)
+    _check(role_in(connection, principal, project_id), role)
 
 
-def _role(connection: Connection, principal: Principal, project_id: str) -> Role | None:
+def role_in(connection: Connection, principal: Principal, project_id: str) -> Role | None:
+    """What they may do in the project; None when it does not exist for them."""
     if principal.bound not in (None, project_id):
         return None
     return projects.role(connection, principal.persons, project_id)

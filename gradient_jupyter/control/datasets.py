@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from sqlalchemy import Connection
 
+from gradient_jupyter.control import access, audit
 from gradient_jupyter.control.access import Principal
 from gradient_jupyter.resources.dataset import (
     PUBLIC,
@@ -201,6 +202,8 @@ async def delete(plane: Plane, principal: Principal, dataset_id: str, number: in
         else:
             rows.delete_version(connection, dataset_id, number)
             dataset = found(connection, principal.all, dataset_id)
+        told = dataset.name if number is None else f"{dataset.name}:{number}"
+        audit.record(connection, "dataset.delete", "dataset", dataset_id, detail=f"{told} of {dataset.owner}")
         live = garbage.live_snapshots(connection)
         return dataset, numbers, snapshots - live, live
 
@@ -283,7 +286,8 @@ async def files(
 
 
 def owner_of(principal: Principal, asked: str | None) -> str:
-    """Who is to own what is made."""
+    """Who is to own what is made. Datasets are in no project, so who may see one only makes none."""
+    access.check_unbound(principal)
     if asked is None:
         return principal.owner
     if asked not in principal.all:

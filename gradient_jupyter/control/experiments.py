@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 from sqlalchemy import Connection
 
-from gradient_jupyter.control import access, attempts, projects
+from gradient_jupyter.control import access, attempts, audit, projects
 from gradient_jupyter.control.access import Principal
 from gradient_jupyter.control.plane import Plane
 from gradient_jupyter.resources.decoding import convert
@@ -43,6 +43,7 @@ async def create(
             next="Leave artifact_location out.",
             code="no-artifact-location",
         )
+    access.check_unbound(principal)
     called = _name(name)
     for key, value in tags:
         _check_tag(key, value)
@@ -106,10 +107,14 @@ async def rename(plane: Plane, principal: Principal, experiment_id: str, name: s
     called = _name(name)
 
     def work(connection: Connection, project: Project) -> None:
+        if project.name == called:
+            return
         there = project_rows.named(connection, project.owner, called)
-        if there is not None and there.id != project.id:
+        if there is not None:
             raise NameTaken(f"Experiment '{called}' already exists.", next="Choose another name.")
         project_rows.rename(connection, project.id, called)
+        told = f"{project.name} → {called}"
+        audit.record(connection, "project.rename", "project", project.id, detail=told)
 
     await _change(plane, principal, experiment_id, Role.ADMIN, work)
 
@@ -137,8 +142,11 @@ async def delete_tag(plane: Plane, principal: Principal, experiment_id: str, key
 
 
 def place_for_run(connection: Connection, principal: Principal, experiment_id: str) -> project_rows.Place:
-    """The project of a new run. Of somebody who has chosen none it is ``Default``, made when it is needed."""
-    if experiment_id in ("", DEFAULT_ID):
+    """The project of a new run. Of somebody who has chosen none it is ``Default``, made when it is needed;
+    through a token that opens one project, that one."""
+    if experiment_id in ("", DEFAULT_ID) and principal.bound is not None:
+        experiment_id = principal.bound
+    elif experiment_id in ("", DEFAULT_ID):
         named = project_rows.place_named(connection, principal.owner, DEFAULT_NAME)
         if named is None:
             made = project_rows.create(connection, principal.owner, DEFAULT_NAME, principal.user_id)
@@ -173,6 +181,8 @@ def _resolved(connection: Connection, principal: Principal, experiment_id: str) 
         return experiment_id
     if principal.attempt is not None:
         return attempts.living(connection, *principal.attempt).project_id
+    if principal.bound is not None:
+        return principal.bound
     named = project_rows.place_named(connection, principal.owner, DEFAULT_NAME)
     if named is None:
         raise _no_experiment(experiment_id)

@@ -8,7 +8,7 @@ from functools import partial
 
 from sqlalchemy import Connection, select
 
-from gradient_jupyter.control import access, attempts, experiments, run_search, tracking
+from gradient_jupyter.control import access, attempts, audit, experiments, run_search, tracking
 from gradient_jupyter.control.access import Principal
 from gradient_jupyter.control.plane import Plane
 from gradient_jupyter.resources.base import new_id, now_us
@@ -19,7 +19,6 @@ from gradient_jupyter.resources.run_filter import Condition, Kind, Order, Vocabu
 from gradient_jupyter.resources.tracking import LoggedModel
 from gradient_jupyter.store import jobs as job_rows
 from gradient_jupyter.store import logged_models as rows
-from gradient_jupyter.store import projects as project_rows
 from gradient_jupyter.store import tracking as run_rows
 from gradient_jupyter.store.tables import logged_models, runs
 
@@ -148,6 +147,9 @@ async def erase(plane: Plane, principal: Principal, model_id: str) -> LoggedMode
 
     def work(connection: Connection, model: LoggedModel) -> LoggedModel:
         rows.erase(connection, model.id)
+        if principal.attempt is None:
+            told = f"in {model.project_id}: {model.name}"
+            audit.record(connection, "model.delete", "model", model.id, detail=told)
         return model
 
     return await _change(plane, principal, model_id, work)
@@ -170,9 +172,7 @@ async def search(
             within = logged_models.c.run_id.in_(select(runs.c.id).where(runs.c.job_id == job.id))
         else:
             allowed = [
-                each
-                for each in experiment_ids
-                if project_rows.role(connection, principal.all, each) is not None
+                each for each in experiment_ids if access.role_in(connection, principal, each) is not None
             ]
             within = logged_models.c.project_id.in_(allowed)
         return rows.of_runs_or_projects(connection, within)

@@ -12,12 +12,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from sqlalchemy import Connection
 
-from gradient_jupyter.control import artifacts, attempts, logged_models, run_removal, tracking
+from gradient_jupyter.control import artifacts, attempts, audit, logged_models, run_removal, tracking
 from gradient_jupyter.control.access import Principal
 from gradient_jupyter.control.collection import modified_us, open_directory, opened
 from gradient_jupyter.control.plane import Plane
@@ -102,6 +103,9 @@ async def delete(plane: Plane, principal: Principal, place: Place) -> None:
         await artifacts.delete(plane, principal, place.job.id, place.path)
     else:
         await plane.on_files(remove, place)
+        if principal.attempt is None:
+            noted = partial(audit.record, action="artifact.delete", noun="run", detail=place.path)
+            await plane.database.write(partial(noted, id=place.root.name))
 
 
 async def clear_model(plane: Plane, principal: Principal, model_id: str) -> None:

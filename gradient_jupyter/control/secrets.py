@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from sqlalchemy import Connection
 
-from gradient_jupyter.control import access
+from gradient_jupyter.control import access, audit
 from gradient_jupyter.control.access import Principal
 from gradient_jupyter.control.sealing import Unopened, seal, unseal
 from gradient_jupyter.resources.errors import Conflict, GradientError, NotFound, ServerError
@@ -89,6 +89,7 @@ async def put(
         key = plane.keyring.key(key_id)
         assert key is not None, "the current key is one of the keyring's"
         sealed = seal(value, key, owner=owner, name=name, key_id=key_id)
+        audit.record(connection, "secret.set", "secret", name, detail=f"of {owner}")
         return rows.put(connection, owner, name, key_id, sealed, is_masked(value), principal.user_id)
 
     secret = await plane.database.write(work)
@@ -103,6 +104,7 @@ async def delete(plane: Plane, principal: Principal, scope: Scope, of: str, name
         owner = _owner(connection, principal, scope, of, Role.ADMIN)
         if not rows.remove(connection, owner, name):
             raise _absent(name)
+        audit.record(connection, "secret.delete", "secret", name, detail=f"of {owner}")
         return owner
 
     owner = await plane.database.write(work)
@@ -134,11 +136,13 @@ async def value(
 
 
 def _meant(connection: Connection, principal: Principal, project: Place | None, name: str) -> Bound:
-    own = f"user:{principal.user_id}"
-    teams = [f"group:{group}" for group in principal.groups]
+    # Through a token that opens one project, that project's alone: neither the person's own nor their teams'.
+    free = principal.bound is None
+    own = [principal.owner] if free else []
+    teams = [f"group:{group}" for group in principal.groups] if free else []
     # The project's own team first: it is the more specific one.
-    first = [own] if project is None else [f"project:{project.id}", own, project.owner]
-    asked = [owner for owner in first if owner.startswith("project:") or owner in (own, *teams)]
+    first = own if project is None else [f"project:{project.id}", *own, project.owner]
+    asked = [owner for owner in first if owner.startswith("project:") or owner in (*own, *teams)]
     there = rows.owners(connection, [*asked, *teams], name)
     for owner in asked:
         if owner in there:
@@ -192,11 +196,12 @@ async def rotate(plane: Plane) -> Rotated:
         used = await plane.database.read(rows.keys)
         await plane.on_files(plane.keyring.read)
         await plane.on_files(plane.keyring.make, used)
-        return await _settle(plane)
+        return await _settle(plane, "secret.rotate")
 
 
-async def _settle(plane: Plane) -> Rotated:
-    """Brings every secret under the current key, and removes the keys that are of no more use."""
+async def _settle(plane: Plane, action: str = "") -> Rotated:
+    """Brings every secret under the current key, and removes the keys that are of no more use. As ``action``
+    it is recorded."""
     keyring = plane.keyring
     current = keyring.current
     if current is None:
@@ -212,6 +217,8 @@ async def _settle(plane: Plane) -> Rotated:
                 continue
             sealed = seal(value, key, owner=old.owner, name=old.name, key_id=current)
             rows.reseal(connection, old, current, sealed)
+        if action:
+            audit.record(connection, action, "key", current)
         return rows.keys(connection)
 
     used = await plane.database.write(work)
@@ -330,11 +337,12 @@ def _owner(connection: Connection, principal: Principal, scope: Scope, of: str, 
     """Whose secrets these are, if ``principal`` has that role there. Raises ``NotFound``, ``Forbidden``."""
     match scope:
         case Scope.USER:
-            return f"user:{principal.user_id}"
+            access.check_unbound(principal)
+            return principal.owner
         case Scope.PROJECT:
             return f"project:{access.project(connection, principal, of, role).id}"
         case Scope.TEAM:
-            if of not in principal.groups:
+            if f"group:{of}" not in principal.all:
                 raise NotFound(
                     f"There is no team {of!r}.",
                     next="A secret may be yours or a project's: gradient secrets set NAME [--project NAME]",

@@ -18,7 +18,7 @@ from typing import TypeVar
 import msgspec
 from sqlalchemy import ColumnElement, Connection
 
-from gradient_jupyter.control import access, attempts, experiments
+from gradient_jupyter.control import access, attempts, audit, experiments
 from gradient_jupyter.control.access import Principal
 from gradient_jupyter.control.plane import Plane
 from gradient_jupyter.resources.base import new_id, now_us
@@ -29,7 +29,6 @@ from gradient_jupyter.resources.mlflow import LONGEST_KEY, LONGEST_PARAM, LONGES
 from gradient_jupyter.resources.owner import Role
 from gradient_jupyter.resources.tracking import Dataset, ModelLink, Run, RunStatus
 from gradient_jupyter.store import jobs as job_rows
-from gradient_jupyter.store import projects as project_rows
 from gradient_jupyter.store import tracking as rows
 from gradient_jupyter.store.tracking import Said
 
@@ -318,6 +317,8 @@ async def delete(plane: Plane, principal: Principal, run_id: str) -> None:
                 code="run-is-job",
             )
         rows.change(connection, run.id, deleted_us=now_us())
+        if principal.attempt is None:
+            audit.record(connection, "run.delete", "run", run.id, detail=f"in {run.project_id}: {run.name}")
 
     await _write(plane, principal, run_id, work)
 
@@ -325,11 +326,12 @@ async def delete(plane: Plane, principal: Principal, run_id: str) -> None:
 async def restore(plane: Plane, principal: Principal, run_id: str) -> None:
     def work(connection: Connection) -> None:
         run = find(connection, principal, run_id, Role.VIEWER)
+        if principal.attempt is None:
+            access.place(connection, principal, run.project_id, Role.MEMBER)
         if not run.deleted:
             return
         if run.own or principal.attempt is not None:
             raise InvalidRequest(f"The run {run_id} cannot be taken back from here.", code="cannot-restore")
-        access.place(connection, principal, run.project_id, Role.MEMBER)
         rows.change(connection, run.id, deleted_us=None)
 
     await plane.database.write(work)
@@ -341,7 +343,7 @@ def scope(connection: Connection, principal: Principal, experiment_ids: Sequence
         job = attempts.living(connection, *principal.attempt)
         return (rows.ALL.c.job_id == job.id) & rows.ALL.c.project_id.in_(experiment_ids)
     return rows.ALL.c.project_id.in_(
-        [each for each in experiment_ids if project_rows.role(connection, principal.all, each) is not None]
+        [each for each in experiment_ids if access.role_in(connection, principal, each) is not None]
     )
 
 
