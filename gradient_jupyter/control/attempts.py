@@ -49,7 +49,10 @@ async def lately(plane: Plane, job_id: str, attempt: int) -> Job:
     known = plane.changes.placed.get(job_id)
     if known is not None and known.attempt == attempt and known.phase in _LIVING:
         return known
-    return await plane.database.read(lambda connection: living(connection, job_id, attempt))
+    told = plane.changes.told
+    job = await plane.database.read(lambda connection: living(connection, job_id, attempt))
+    plane.changes.found(job, told)  # the next time is without a look at the disk
+    return job
 
 
 def living(connection: Connection, job_id: str, attempt: int) -> Job:

@@ -27,6 +27,9 @@ def set_up(level: int | str, *, as_json: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if as_json else TextFormatter(_TEXT))
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    # What no line shows is not looked up for each of them (Python's logging HOWTO, "Optimization").
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.getLogger("alembic").setLevel(logging.WARNING)
     requests = logging.getLogger("gradient_jupyter.requests")
     for old in [each for each in requests.filters if isinstance(each, Burst)]:
@@ -50,7 +53,8 @@ class TextFormatter(logging.Formatter):
         }  # fmt: skip
         told = " ".join(f"{name}={value}" for name, value in known.items() if value)
         record.about = f" [{told}]" if told else ""
-        return "".join(_printable(letter) for letter in super().formatMessage(record))
+        line = super().formatMessage(record)
+        return line if line.isprintable() else "".join(map(_printable, line))
 
 
 class JsonFormatter(logging.Formatter):

@@ -235,9 +235,9 @@ def routes() -> list[Route]:
     at, write, nothing = "/mlflow/runs", Right.WRITE, wire.Nothing
     return list(everywhere([
         # Paths are tried in this order, and these come by the thousand.
-        Route("POST", f"{at}/log-metric", write, log_metric, body=wire.LogMetric, returns=nothing,
+        Route("POST", f"{at}/log-metric", write, log_metric, body=wire.LogMetric, returns=nothing, told=False,
               summary="Log one point"),
-        Route("POST", f"{at}/log-batch", write, log_batch, body=wire.LogBatch, returns=nothing,
+        Route("POST", f"{at}/log-batch", write, log_batch, body=wire.LogBatch, returns=nothing, told=False,
               summary="Log many things at once", body_limit=wire.BODY),
         Route("POST", f"{at}/create", write, create, body=wire.CreateRun, returns=wire.RunAnswer,
               summary="Begin a tracking run"),
