@@ -80,6 +80,15 @@ def place_named(connection: Connection, principal: Principal, name: str, role: R
     return found
 
 
+def through(connection: Connection, principal: Principal, project_id: str, role: Role) -> str:
+    """As whom somebody who has that role in the project has it: as themselves, or as a group they are in."""
+    for person in principal.persons:
+        held = projects.role(connection, [person], project_id)
+        if held is not None and held.includes(role):
+            return person
+    raise _no_project(project_id)
+
+
 def check_unbound(principal: Principal) -> None:
     """Raises for whoever may see one project only: nothing is made beside it."""
     if principal.bound is not None:
