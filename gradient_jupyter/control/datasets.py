@@ -7,6 +7,7 @@ are a line of the configuration and have no rows.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -88,6 +89,18 @@ def _resolve_one(connection: Connection, plane: Plane, principal: Principal, tex
     return JobDataset(
         name=dataset.name, dataset_id=dataset.id, version=version.number, snapshot=version.snapshot
     )
+
+
+def check_public(plane: Plane, given: Iterable[JobDataset]) -> None:
+    """Raises where the administrator has taken away a public dataset that a job asked for: without it the job
+    would run on other data than it was meant for, or on none."""
+    for one in given:
+        if not one.snapshot and one.name not in plane.settings.public_datasets:
+            raise NotFound(
+                f"The public dataset {one.name!r} is not there any more.",
+                next="Ask the administrator for it, or choose other data: gradient jobs rerun JOB --dataset NAME",
+                code="no-such-dataset",
+            )
 
 
 # ------------------------------------------------------------------------------------------------- made,

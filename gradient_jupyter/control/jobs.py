@@ -75,6 +75,7 @@ async def rerun(
         # Its files are kept as long as it is; whoever may run the job may have them run. So is its data.
         access.job(connection, principal, job_id, Role.MEMBER)
         if changes.datasets is None:
+            datasets.check_public(plane, source.datasets)
             return request, source.datasets
         return request, datasets.resolve(connection, plane, principal, changes.datasets)
 
