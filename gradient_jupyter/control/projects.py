@@ -75,7 +75,7 @@ async def delete(plane: Plane, principal: Principal, project_id: str, with_jobs:
                 next="Delete them first, or all together: gradient projects delete --jobs",
                 code="project-not-empty",
             )
-        runs = run_rows.directories_of_project(connection, project_id)
+        runs = run_rows.directories_of_project(connection, project_id, deleted=False)
         if runs and not with_jobs:
             raise Conflict(
                 f"The project {project.name!r} holds {len(runs)} {'run' if len(runs) == 1 else 'runs'} that "

@@ -43,6 +43,7 @@ from gradient_jupyter.store.jobs import LIVE
 from gradient_jupyter.store.tables import (
     jobs,
     logged_models,
+    projects,
     run_inputs,
     run_models,
     run_params,
@@ -271,11 +272,13 @@ def count_in_job(connection: Connection, job_id: str) -> int:
     ).scalar_one()
 
 
-def erase(connection: Connection, run_id: str) -> None:
-    connection.execute(delete(runs).where(runs.c.id == run_id))
+def erase(connection: Connection, run_id: str, before_us: int) -> bool:
+    """Removes a run's row, unless somebody has taken the run back. Says whether it went."""
+    gone = connection.execute(delete(runs).where(runs.c.id == run_id, runs.c.deleted_us < before_us))
+    return gone.rowcount > 0
 
 
-def deleted_before(connection: Connection, before_us: int, most: int) -> list[str]:
+def deleted_before(connection: Connection, before_us: int, most: int | None) -> list[str]:
     """Tracking runs that a person has deleted, and has had time to take back."""
     query = select(runs.c.id).where(runs.c.deleted_us < before_us).order_by(runs.c.seq).limit(most)
     return list(connection.execute(query).scalars())
@@ -292,20 +295,28 @@ def directories_of_job(connection: Connection, job_id: str) -> list[str]:
     )
 
 
-def directories_of_project(connection: Connection, project_id: str) -> list[str]:
-    return list(
-        connection.execute(
-            union_all(
-                select(runs.c.id).where(
-                    runs.c.project_id == project_id,
-                    or_(runs.c.job_id.is_(None), runs.c.id != runs.c.job_id),
-                ),
-                select(logged_models.c.id).where(
-                    logged_models.c.project_id == project_id, logged_models.c.run_id == null()
-                ),
-            )
-        ).scalars()
+def directories_of_project(connection: Connection, project_id: str, *, deleted: bool = True) -> list[str]:
+    """``deleted``: also of runs that were deleted and may still be taken back."""
+    query = select(runs.c.id).where(
+        runs.c.project_id == project_id, or_(runs.c.job_id.is_(None), runs.c.id != runs.c.job_id)
     )
+    if not deleted:
+        query = query.where(runs.c.deleted_us.is_(None))
+    models = select(logged_models.c.id).where(
+        logged_models.c.project_id == project_id, logged_models.c.run_id == null()
+    )
+    return list(connection.execute(union_all(query, models)).scalars())
+
+
+def projects_of_all(connection: Connection) -> dict[str, tuple[str, str]]:
+    """Of what may have a directory of its own: id and name of its project."""
+    queries = (
+        select(table.c.id, projects.c.id.label("project_id"), projects.c.name).join(
+            projects, projects.c.id == table.c.project_id
+        )
+        for table in (runs, logged_models)
+    )
+    return {row.id: (row.project_id, row.name) for row in connection.execute(union_all(*queries))}
 
 
 def all_directories(connection: Connection) -> set[str]:
