@@ -39,6 +39,8 @@ async def purge(plane: Plane, grace_s: float) -> tuple[int, int]:
     for run_id in gone:
         freed += await clear(plane, [run_id])
         await plane.database.write(partial(rows.erase, run_id=run_id))
+    if gone:
+        plane.run_space.forget()
     return len(gone), freed
 
 
