@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
@@ -111,6 +112,12 @@ def job(connection: Connection, principal: Principal, job_id: str, role: Role) -
 
 def _require(connection: Connection, principal: Principal, project_id: str, role: Role) -> None:
     _check(role_in(connection, principal, project_id), role)
+
+
+def seen(connection: Connection, principal: Principal, project_ids: Sequence[str]) -> list[str]:
+    """Those of the projects that exist for them: one look at the database, however many."""
+    asked = [each for each in project_ids if principal.bound in (None, each)]
+    return projects.of_these(connection, principal.persons, asked) if asked else []
 
 
 def role_in(connection: Connection, principal: Principal, project_id: str) -> Role | None:

@@ -1,6 +1,7 @@
 """Projects as MLflow's experiments: found by name, tagged, renamed.
 
-A running job sees one: its own project. What it logs goes there, whatever its script would rather.
+A running job sees one: its own project. What it logs goes there, whatever its script calls it: so that
+``mlflow.set_experiment`` works in a script that was written elsewhere, every name is answered with that one.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from gradient_jupyter.store.experiments import Experiment
 #: What MLflow's clients call the experiment of somebody who has chosen none.
 DEFAULT_ID = "0"
 DEFAULT_NAME = "Default"
+MOST_TAGS = 1000
 
 
 class NameTaken(InvalidRequest):
@@ -37,6 +39,11 @@ class NameTaken(InvalidRequest):
 async def create(
     plane: Plane, principal: Principal, name: str, location: str | None, tags: Sequence[tuple[str, str]]
 ) -> Project:
+    if principal.attempt is not None:
+        own = (await by_name(plane, principal, name)).id
+        return await plane.database.read(
+            lambda connection: access.project(connection, principal, own, Role.VIEWER)
+        )
     if location:
         raise InvalidRequest(
             "Artifacts lie with this server, so an experiment has no artifact_location of its own.",
@@ -47,9 +54,9 @@ async def create(
     called = _name(name)
     for key, value in tags:
         _check_tag(key, value)
+    plane.check_space()
 
     def work(connection: Connection) -> Project:
-        _check_outside(connection, principal)
         if project_rows.named(connection, principal.owner, called):
             raise NameTaken(f"Experiment '{called}' already exists.", next="It is your project of that name.")
         project = project_rows.create(connection, principal.owner, called, principal.user_id)
@@ -68,14 +75,11 @@ async def get(plane: Plane, principal: Principal, experiment_id: str) -> Experim
 
 
 async def by_name(plane: Plane, principal: Principal, name: str) -> Experiment:
-    """One's own, before one that somebody shares."""
+    """One's own, before one that somebody shares. Inside a job that of the job, whatever the name."""
 
     def work(connection: Connection) -> Experiment:
         if principal.attempt is not None:
-            job = attempts.living(connection, *principal.attempt)
-            if job.project != name:
-                raise _not_inside(job, name)
-            found: str | None = job.project_id
+            found: str | None = attempts.living(connection, *principal.attempt).project_id
         else:
             found = rows.named(connection, principal.owner, principal.all, name)
         if found is None:
@@ -127,10 +131,17 @@ async def delete(plane: Plane, principal: Principal, experiment_id: str) -> None
 
 async def set_tag(plane: Plane, principal: Principal, experiment_id: str, key: str, value: str) -> None:
     _check_tag(key, value)
-    await _change(
-        plane, principal, experiment_id, Role.MEMBER,
-        lambda connection, project: rows.set_tags(connection, project.id, [(key, value)]),
-    )  # fmt: skip
+    plane.check_space()
+
+    def work(connection: Connection, project: Project) -> None:
+        rows.set_tags(connection, project.id, [(key, value)])
+        if rows.count_tags(connection, project.id) > MOST_TAGS:
+            raise InvalidRequest(
+                f"The experiment {project.id} has {MOST_TAGS:,} tags, which is as many as one may have.",
+                code="too-many-words",
+            )
+
+    await _change(plane, principal, experiment_id, Role.MEMBER, work)
 
 
 async def delete_tag(plane: Plane, principal: Principal, experiment_id: str, key: str) -> None:
