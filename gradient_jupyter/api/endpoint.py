@@ -14,6 +14,7 @@ import logging
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -295,7 +296,7 @@ class Endpoint(web.RequestHandler):
             query=self._query(route),
         )
         if route.right is not Right.PUBLIC:
-            self.host.watch.begin(self, lambda: self._check_still(route, path), self._cut_off)
+            self.host.watch.begin(self, lambda: self._check_still(route, call), self._cut_off)
         return route, call
 
     async def _recognise(self) -> Principal:
@@ -333,12 +334,15 @@ class Endpoint(web.RequestHandler):
         )  # fmt: skip
         context.enter(self._asking)
 
-    async def _check_still(self, route: Route, path: dict[str, str]) -> None:
+    async def _check_still(self, route: Route, call: Call) -> None:
         """Raises when whoever asked would not be let in any more."""
         principal = await self._whose()
         if principal.attempt is not None:
             return
         check_right(principal, route.right)
+        if route.still is not None:
+            await route.still(replace(call, principal=principal))
+        path = call.path
 
         def look(connection: Connection) -> None:
             # What was deleted meanwhile ends in its own way.

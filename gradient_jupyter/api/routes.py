@@ -192,6 +192,9 @@ class Route:
     media: str = "application/json"
     """The media type of the answer."""
     inside: Inside = Inside.CLOSED
+    still: Callable[[Call], Awaitable[object]] | None = None
+    """Raises when what was asked for exists no more for whoever asks. Called again while a long answer lasts,
+    where neither ``{job_id}`` nor ``{project_id}`` of the path says it."""
     face: Face = NATIVE
     headers: dict[str, str] = field(default_factory=dict)
     """Request headers it understands, with what they mean: for the document."""

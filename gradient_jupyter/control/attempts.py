@@ -58,13 +58,18 @@ async def lately(plane: Plane, job_id: str, attempt: int) -> Job:
 def living(connection: Connection, job_id: str, attempt: int) -> Job:
     """The job, if this attempt is its current one and its command may still run. Else ``Conflict``."""
     job = rows.find(connection, job_id)
-    if job is None or job.attempt != attempt or job.phase not in _LIVING:
+    if job is None or not lives(job, attempt):
         raise Conflict(
             f"Attempt {attempt} of the job {job_id} is over, so nothing is accepted from it any more.",
             next="End this process: its results count for nothing.",
             code="attempt-fenced",
         )
     return job
+
+
+def lives(job: Job, attempt: int) -> bool:
+    """Whether this attempt is the job's current one and its command may still run."""
+    return job.attempt == attempt and job.phase in _LIVING
 
 
 _LIVING = frozenset({Phase.PULLING, Phase.STARTING, Phase.RUNNING})
