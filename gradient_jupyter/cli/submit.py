@@ -59,8 +59,12 @@ def repeat(
                 priority=running.priority,
                 tags=running.tags,
                 ports=running.ports,
+                datasets=submission.datasets or None,
                 on_progress=shown.show,
             )
+        for each in job.record.datasets:
+            if receipt.outcome.datasets.get(each.wanted, each.snapshot) != each.snapshot:
+                note(step("!", "yellow", "otherwise", f"{clean(each.wanted)} holds other files now"))
         there = receipt.outcome.python
         if job.record.host and there and job.record.host.python != there:
             note(step("!", "yellow", "note", f"The receipt's job ran with {clean(there)}."))
