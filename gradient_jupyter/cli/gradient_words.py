@@ -38,10 +38,6 @@ _BUCKET = Refusal(
 _VOLUME = Refusal(
     "Datasets are read where they lie, so there is no volume to choose.", "Leave it out: --dataset NAME"
 )
-_PRIVATE = Refusal(
-    "Private repositories are not fetched: the password would be stored.",
-    "Clone it, and send the directory: --workspace DIR.",
-)
 
 #: By the option's name in small letters, without its dashes.
 OPTIONS: dict[str, Refusal] = {
@@ -76,8 +72,6 @@ OPTIONS: dict[str, Refusal] = {
     "artifactdirectory": Refusal(
         "Artifacts are collected from one place.", "Write them to $GRADIENT_ARTIFACTS_DIR, or /artifacts."
     ),
-    "workspaceusername": _PRIVATE,
-    "workspacepassword": _PRIVATE,
     "dataseturi": _DATASET,
     "datasetname": Refusal("Here it is called --dataset.", "--dataset NAME, or --dataset NAME:VERSION"),
     "datasetversionid": Refusal("A version is named with its dataset.", "--dataset NAME:VERSION"),
