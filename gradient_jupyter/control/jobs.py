@@ -79,7 +79,9 @@ async def rerun(
         return request, datasets.resolve(connection, plane, principal, changes.datasets)
 
     # What somebody else has written gets nothing of one's own without being told to.
-    theirs = frozenset() if source.created_by == principal.user_id else request.env.keys() - changes.env.keys()
+    theirs = (
+        frozenset() if source.created_by == principal.user_id else request.env.keys() - changes.env.keys()
+    )
     return await _create(
         plane, principal, check, machine_type, idempotency_key, rerun_of=job_id, theirs=theirs
     )

@@ -51,11 +51,11 @@ def test_a_job_is_repeated_as_it_was_or_otherwise(client: Client, workspace: Pat
     assert missing.value.code == "receipt-files-missing"
 
 
-#: What a repeated job decides anew: its project goes by the name, it runs in the Python of whoever repeats it.
+#: What a repeated job decides anew: its project goes by the name, its Python is that of whoever repeats it.
 ANEW = {"project_id", "host"}
 
 
-def test_nothing_that_a_job_asks_for_is_forgotten_when_it_is_repeated(client: Client, workspace: Path) -> None:
+def test_nothing_that_a_job_asks_for_is_forgotten_by_a_repetition(client: Client, workspace: Path) -> None:
     """Walks the fields of ``CreateJob``, so that a new one has to be thought of here."""
     client.secrets.set("kept", "long enough")
     data = client.datasets.create("kept", workspace)
@@ -80,7 +80,7 @@ def test_nothing_that_a_job_asks_for_is_forgotten_when_it_is_repeated(client: Cl
     written = made.plain(receipt)
     asked = set(CreateJob.__struct_fields__) - ANEW
     assert asked <= written.keys()
-    assert written["datasets"] == ["kept:1"] and written["env"] == job.record.env
+    assert written["datasets"] == ("kept:1",) and written["env"] == job.record.env
     assert "long enough" not in repr(written)
     again = client.jobs.repeat(written).wait()
     rerun = again.rerun().wait()
