@@ -63,8 +63,12 @@ def repeat(
                 ignore=submission.ignore,
                 workspace_username=submission.workspace_username,
                 workspace_password=submission.workspace_password,
+                datasets=submission.datasets or None,
                 on_progress=shown.show,
             )
+        for each in job.record.datasets:
+            if receipt.outcome.datasets.get(each.wanted, each.snapshot) != each.snapshot:
+                note(step("!", "yellow", "otherwise", f"{clean(each.wanted)} holds other files now"))
         _warn(job)
         there = receipt.outcome.python
         if job.record.host and there and job.record.host.python != there:

@@ -173,6 +173,7 @@ class Jobs:
         ignore: Sequence[str] = (),
         workspace_username: str | None = None,
         workspace_password: str | None = None,
+        datasets: Sequence[str] | None = None,
         on_progress: Callable[[upload.Progress], None] | None = None,
     ) -> Job:
         """Runs what a receipt says exactly so again, save for what is given here; ``env`` is laid over.
@@ -213,6 +214,7 @@ class Jobs:
             priority=receipt.priority if priority is None else priority,
             tags=receipt.tags if tags is None else tuple(tags),
             ports=receipt.ports if opened is None else opened,
+            datasets=receipt.datasets if datasets is None else tuple(datasets),
         )
         check_request(request)
         key = secrets.token_urlsafe(24)

@@ -27,12 +27,14 @@ def of(job: Job, artifacts: Iterable[Artifact]) -> Receipt:
         schema=SCHEMA,  # type: ignore[arg-type]
         name=job.name, project=job.project, command=job.command, snapshot=job.snapshot, source=job.source,
         machine_type=job.machine_type, env=job.env, ports=job.ports, retries=job.retries,
+        datasets=tuple(each.wanted for each in job.datasets),
         max_duration_s=job.max_duration_s, priority=job.priority, tags=job.tags,
         outcome=Outcome(
             job=job.id, state=job.state, exit_code=job.exit_code, attempts=job.attempt,
             created_us=job.created_us, started_us=job.started_us, ended_us=job.ended_us,
             python=job.host.python if job.host else "",
             artifacts=tuple(left[:MOST_ARTIFACTS]), artifacts_in_all=len(left),
+            datasets={each.wanted: each.snapshot for each in job.datasets},
         ),
     )  # fmt: skip
 

@@ -36,7 +36,6 @@ from gradient_jupyter.store import datasets as rows
 from gradient_jupyter.store import garbage
 from gradient_jupyter.store import snapshots as snapshot_rows
 from gradient_jupyter.store.jobs import LIVE
-from gradient_jupyter.workspace.space import space_of
 
 if TYPE_CHECKING:
     from gradient_jupyter.control.plane import Plane
@@ -217,7 +216,7 @@ async def delete(plane: Plane, principal: Principal, dataset_id: str, number: in
             dataset = found(connection, principal.all, dataset_id)
         told = dataset.name if number is None else f"{dataset.name}:{number}"
         audit.record(connection, "dataset.delete", "dataset", dataset_id, detail=f"{told} of {dataset.owner}")
-        live = garbage.live_snapshots(connection)
+        live = garbage.live_snapshots(connection, dataset.owner, dataset_id)
         return dataset, numbers, snapshots - live, live
 
     dataset, numbers, going, live = await plane.database.write(work)
@@ -227,7 +226,10 @@ async def delete(plane: Plane, principal: Principal, dataset_id: str, number: in
 
 
 def _freed(plane: Plane, going: set[str], live: set[str]) -> int:
-    """The bytes of files that only ``going`` names. What cannot be told for certain counts for nothing."""
+    """The bytes of files that only ``going`` names. What cannot be told for certain counts for nothing.
+
+    What others have is not looked at, nor whether a version is unpacked now: it would tell of theirs.
+    """
     wanted: set[str] = set()
     try:
         for snapshot in going:
@@ -238,8 +240,7 @@ def _freed(plane: Plane, going: set[str], live: set[str]) -> int:
             wanted -= plane.manifest(snapshot).digests()
     except (GradientError, OSError, msgspec.MsgspecError):
         return 0
-    trees = sum(space_of(plane.trees.path(snapshot)).bytes for snapshot in going)
-    return trees + sum(plane.blobs.space(digest) for digest in wanted)
+    return sum(plane.blobs.space(digest) for digest in wanted)
 
 
 # ------------------------------------------------------------------------------------------------------- read

@@ -54,12 +54,19 @@ def test_a_job_finds_its_own_run_in_its_environment(solo, job):
     assert (info["run_id"], info["experiment_id"], info["status"]) == (job.id, job.project, "RUNNING")
 
 
-def test_what_the_user_set_wins_and_a_foreign_server_never_gets_our_token(begin):
+def test_what_the_user_set_wins_and_a_foreign_server_never_gets_our_token(solo, begin):
     """Asset A7, an attempt's token: the client would send it to whatever MLFLOW_TRACKING_URI names."""
     chosen = begin(env={"MLFLOW_EXPERIMENT_ID": "17"})
     assert chosen.env["MLFLOW_EXPERIMENT_ID"] == "17" and chosen.env["MLFLOW_RUN_ID"] == chosen.id
     foreign = begin(env={"MLFLOW_TRACKING_URI": "https://mlflow.example.org"})
     assert [name for name in foreign.env if name.startswith("MLFLOW_")] == ["MLFLOW_TRACKING_URI"]
+    # Also where the address is a secret.
+    kept = {"value": "https://mlflow.example.org"}
+    assert solo.request("PUT", "/secrets/user/mlflow-address", json_body=kept).status == 200
+    secret = begin(env={"MLFLOW_TRACKING_URI": "secret:mlflow-address"})
+    assert [name for name in secret.env if name.startswith("MLFLOW_")] == ["MLFLOW_TRACKING_URI"]
+    own = begin(env={"MLFLOW_TRACKING_TOKEN": "secret:mlflow-address"})
+    assert own.env["MLFLOW_TRACKING_TOKEN"] != own.env["GRADIENT_JOB_TOKEN"]
 
 
 def test_both_prefixes_of_mlflow_are_answered(solo, job):
