@@ -97,7 +97,7 @@ def check_public(plane: Plane, given: Iterable[JobDataset]) -> None:
         if not one.snapshot and one.name not in plane.settings.public_datasets:
             raise NotFound(
                 f"The public dataset {one.name!r} is not there any more.",
-                next="Ask the administrator for it, or choose other data: gradient jobs rerun JOB --dataset NAME",
+                next="Ask the administrator, or choose other data: gradient jobs rerun JOB --dataset NAME",
                 code="no-such-dataset",
             )
 

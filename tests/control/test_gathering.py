@@ -1,4 +1,4 @@
-"""The last metrics of an attempt are read whatever the disk does, and nothing waits for them for ever (P9)."""
+"""The last metrics of an attempt are read whatever the disk does, and nobody waits for ever (P9)."""
 
 from __future__ import annotations
 

@@ -7,10 +7,12 @@ a reason, not a crash).
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -22,14 +24,19 @@ sys.path.insert(0, str(Path(__file__).parent))
 from conftest import plane_at
 from sending import ANN, send
 
-from gradient_jupyter.control import datasets, jobs
+from gradient_jupyter.control import datasets, jobs, trees
 from gradient_jupyter.control.plane import Plane
 from gradient_jupyter.control.trees import PREPARING, Trees
 from gradient_jupyter.resources.dataset import AddVersion, CreateDataset
-from gradient_jupyter.resources.errors import GradientError, NoSpace
-from gradient_jupyter.resources.job import CreateJob, Job, State
+from gradient_jupyter.resources.errors import GradientError, NoSpace, NotFound
+from gradient_jupyter.resources.job import CreateJob, Job, Phase, RerunJob, State
+from gradient_jupyter.store import jobs as rows
 from gradient_jupyter.store import tables
+from gradient_jupyter.store.ledger import Claim
+from gradient_jupyter.workspace.materialise import materialise
 
+#: How long is waited for what must not hang.
+PATIENCE_S = 60
 ROOT = str(Path(__file__).parents[2])
 FILES = {"a/one.csv": b"1,2\n" * 30_000, "a/b/two": b"22" * 9, "three": os.urandom(50_000)}
 
@@ -69,6 +76,12 @@ async def until_ready(trees: Trees, one: Job) -> list[str]:
 
 def held(plane: Plane) -> set[str]:
     return set(os.listdir(plane.layout.trees))
+
+
+async def until_held(plane: Plane, names: set[str]) -> None:
+    """What a killed server left is removed by the way."""
+    while held(plane) != names:
+        await asyncio.sleep(0.005)
 
 
 def content(root: Path) -> dict[str, bytes]:
@@ -203,6 +216,202 @@ def test_a_full_disk_is_a_reason_and_unused_data_is_given_up_for_it(with_plane) 
     with_plane(started(work))
 
 
+def holding(monkeypatch: pytest.MonkeyPatch, answer: threading.Event, at_once: int) -> threading.Barrier:
+    """Has the disk not answer to the first so many that unpack. Where they meet when they are that far."""
+    met, count = threading.Barrier(at_once + 1), iter(range(at_once))
+
+    def slow(*arguments, **more):
+        if next(count, None) is not None:
+            met.wait(PATIENCE_S)
+            answer.wait(PATIENCE_S)
+        materialise(*arguments, **more)
+
+    monkeypatch.setattr(trees, "materialise", slow)
+    return met
+
+
+def test_while_others_are_unpacked_nobody_hangs_who_asks_or_tidies(with_plane, monkeypatch) -> None:
+    """Fault: two slow disks, and a job that is stopped while it waits for its turn."""
+    answer = threading.Event()
+    met = holding(monkeypatch, answer, 2)
+
+    async def work(plane: Plane) -> None:
+        snapshots = [await made(plane, name, {"x": name.encode()}) for name in ("a", "b", "c")]
+        try:
+            for name in ("a", "b"):
+                assert await plane.trees.ready(await job(plane, name))
+            await asyncio.to_thread(met.wait, PATIENCE_S)
+            stopped = await job(plane, "c")
+            assert await plane.trees.ready(stopped)
+            await asyncio.sleep(0)  # it waits for its turn
+            plane.trees.leave(stopped.id)
+            next_one = await job(plane, "c")
+            reason = await asyncio.wait_for(plane.trees.ready(next_one), PATIENCE_S / 6)
+            assert reason is not None and reason.code == PREPARING
+            assert await asyncio.wait_for(plane.trees.tidy(), PATIENCE_S / 6) == []
+            await asyncio.wait_for(plane.trees.relieve(), PATIENCE_S / 6)
+        finally:
+            answer.set()
+        await until_ready(plane.trees, next_one)
+        assert snapshots[2] in held(plane)
+
+    with_plane(started(work))
+
+
+def test_an_error_that_may_pass_is_told_and_it_is_tried_again(with_plane, monkeypatch) -> None:
+    """Fault: EIO. The job says what holds it up, also while it is tried once more, and then runs."""
+    monkeypatch.setattr(trees, "_AGAIN_S", (0.0, 0.0))
+    left = [errno.EIO, errno.EMFILE, errno.EIO]
+
+    def failing(*arguments, **more):
+        if left:
+            number = left.pop()
+            raise OSError(number, os.strerror(number))
+        materialise(*arguments, **more)
+
+    monkeypatch.setattr(trees, "materialise", failing)
+
+    async def work(plane: Plane) -> None:
+        snapshot = await made(plane, "leaf")
+        told = await until_ready(plane.trees, await job(plane, "leaf"))
+        assert (
+            "Unpacking its dataset leaf:1 is held up: input/output error. It is tried again by itself."
+            in (told)
+        )
+        assert held(plane) == {snapshot}
+        shutil.rmtree(plane.trees.path(snapshot))
+        assert not any("held up" in text for text in await until_ready(plane.trees, await job(plane, "leaf")))
+
+    with_plane(started(work))
+
+
+def test_between_two_tries_there_is_a_pause_and_the_reason_stands(with_plane, monkeypatch) -> None:
+    tried = []
+
+    def failing(*_, **__):
+        tried.append(None)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(trees, "_AGAIN_S", (3600.0, 3600.0))
+    monkeypatch.setattr(trees, "materialise", failing)
+
+    async def work(plane: Plane) -> None:
+        await made(plane, "leaf")
+        one = await job(plane, "leaf")
+        while (reason := await plane.trees.ready(one)) is None or "held up" not in reason.message:
+            await asyncio.sleep(0.005)
+        for _ in range(10):
+            assert await plane.trees.ready(one) == reason
+        assert len(tried) == 1
+
+    with_plane(started(work))
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOTDIR, None])
+def test_an_error_that_stays_ends_the_job_with_a_reason_and_lets_go_of_the_rest(
+    with_plane, monkeypatch, number
+) -> None:
+    """Fault: the disk is read-only. What else was unpacked for the job alone is not unpacked further."""
+    answer, slow_one = threading.Event(), threading.Event()
+
+    def failing(manifest, *arguments, **more):
+        if len(manifest.files) == 1:
+            slow_one.set()
+            answer.wait(PATIENCE_S)
+            materialise(manifest, *arguments, **more)
+        raise ValueError if number is None else OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(trees, "materialise", failing)
+
+    async def work(plane: Plane) -> None:
+        slow = await made(plane, "slow", {"x": b"x"})
+        await made(plane, "leaf")
+        one = await placed(plane, await job(plane, "slow", "leaf"))
+        try:
+            while not one.final:
+                found = await plane.reconciler._ensure(one)
+                assert found is not None
+                one = found
+                await asyncio.sleep(0.005)
+            assert slow_one.is_set() and plane.trees._making[slow].stopped
+        finally:
+            answer.set()
+        assert one.state is State.ERROR and one.reason is not None and one.reason.next
+        assert one.reason.message == (
+            "Its data could not be unpacked."
+            if number is None
+            else f"Its data cannot be unpacked: {os.strerror(number).lower()}."
+        )
+
+    with_plane(started(work))
+
+
+async def placed(plane: Plane, one: Job) -> Job:
+    """Its first attempt has a machine."""
+    plane.queue.claims[one.id] = Claim(
+        job_id=one.id, attempt=1, node="n", machine_type="m", cpus=1, memory_bytes=1, gpus=()
+    )
+    return await plane.database.write(
+        lambda connection: rows.change(
+            connection, one, state=State.PROVISIONING, phase=Phase.STARTING, attempt=1
+        )
+    )
+
+
+def test_a_public_dataset_that_was_taken_away_ends_the_job_that_asked_for_it(data: Path) -> None:
+    """It would run on other data than it was meant for. Also one that waited over the change, and a rerun."""
+
+    async def before() -> Job:
+        async with plane_at(data, public_datasets={"maps": data}) as plane:
+            return await job(plane, "maps")
+
+    async def after(one: Job) -> None:
+        async with plane_at(data) as plane:
+            with pytest.raises(NotFound, match="'maps' is not there any more") as refused:
+                await jobs.rerun(plane, ANN, one.id, RerunJob(), None)
+            assert refused.value.code == "no-such-dataset" and refused.value.next
+            without = await jobs.rerun(plane, ANN, one.id, RerunJob(datasets=()), None)
+            assert without.datasets == ()
+            ended = await plane.reconciler._ensure(await placed(plane, one))
+            assert ended is not None and ended.state is State.ERROR and ended.reason is not None
+            assert ended.reason.code == "no-such-dataset" and "'maps'" in ended.reason.message
+            assert "--dataset" in ended.reason.next
+
+    asyncio.run(after(asyncio.run(before())))
+
+
+def test_a_stop_does_not_wait_until_what_a_killed_server_left_is_removed(data: Path, monkeypatch) -> None:
+    """Fault: SIGTERM in the middle of it. The next start removes the rest."""
+    trash = data / "trees" / ".trash-0123456789abcdef"
+    removing, answer = threading.Event(), threading.Event()
+    unlink = os.unlink
+
+    def slow(name, **more):
+        if str(name).startswith("left"):
+            removing.set()
+            answer.wait(PATIENCE_S)
+        unlink(name, **more)
+
+    async def stopped() -> None:
+        async with plane_at(data) as plane:
+            trash.mkdir(parents=True)
+            for number in range(50):
+                (trash / f"left{number}").touch()
+            await plane.trees.start()
+            await asyncio.to_thread(removing.wait, PATIENCE_S)
+            closing = asyncio.create_task(plane.trees.close())
+            await asyncio.sleep(0)
+            answer.set()
+            await closing
+            assert len(list(trash.iterdir())) == 49
+            plane.trees = Trees(plane, 1 << 40, 0)
+            await plane.trees.start()
+            await until_held(plane, set())
+
+    monkeypatch.setattr(os, "unlink", slow)
+    asyncio.run(stopped())
+
+
 KILLED = """
 import asyncio, os, signal, sys
 sys.path[:0] = [{tests!r}, {above!r}]
@@ -265,12 +474,10 @@ def test_killed_anywhere_a_tree_is_whole_or_made_anew(data: Path, where: str) ->
         async with plane_at(data) as plane:
             await plane.trees.start()
             if where == "evicting":  # its dataset is gone
-                await plane.trees.close()
-                assert held(plane) == set()
+                await until_held(plane, set())
                 return
             await until_ready(plane.trees, await job(plane, "leaf"))
-            await plane.trees.close()
-            assert held(plane) == {snapshot}
+            await until_held(plane, {snapshot})
             assert content(plane.trees.path(snapshot)) == FILES
 
     asyncio.run(after())

@@ -391,3 +391,32 @@ def test_twenty_jobs_of_a_thousand_points_a_second_lose_none(solo):
     for job in jobs:
         solo.finished(job)
     assert [counts(solo, job) for job in jobs] == [{"x": 3000}] * 20
+
+
+HALF_WRITTEN = """
+import gradient_job, os, signal
+gradient_job.log_metric("x", 0)
+assert gradient_job.flush()
+write, armed = os.write, [True]
+def interrupted(fd, data):
+    done = write(fd, data)
+    if armed and data.startswith(b'["x"'):
+        armed.clear()
+        signal.raise_signal(signal.SIGUSR1)
+    return done
+def handler(*_):
+    gradient_job.set_progress(0.5)
+    print(gradient_job.flush(60), flush=True)
+signal.signal(signal.SIGUSR1, handler)
+os.write = interrupted
+gradient_job.log_metric("x", 1)
+print(gradient_job.flush(), gradient_job._logger._spool.done, flush=True)
+"""
+
+
+def test_a_handler_that_flushes_in_the_middle_of_a_write_loses_nothing_and_is_told_the_truth(solo):
+    """Fault: a signal between the file's having the point and our knowing it."""
+    final = run(solo, HALF_WRITTEN)
+    assert solo.text(final["id"]) == "False\nTrue 2\n"
+    assert points(solo, final["id"], "x") == [(0, 0), (1, 1)]
+    assert final["progress"]["fraction"] == 0.5

@@ -118,3 +118,43 @@ def test_the_wheel_brings_it_beside_the_package(tmp_path):
     assert {name.partition("/")[0] for name in names if ".dist-info" not in name} == {
         "gradient_job.py", "gradient_jupyter",
     }  # fmt: skip
+
+
+def in_job(code: str, url: str, spool: Path) -> subprocess.CompletedProcess[str]:
+    environment = {"GRADIENT_JOB_URL": url, "GRADIENT_SPOOL_DIR": str(spool), "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-S", "-c", "import gradient_job\n" + code],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("url", ["http://localhost:port/x", "http://localhost:99999/x", "http://[::1/x"])
+def test_an_address_that_is_none_is_told_once_and_the_file_has_the_points(url, tmp_path):
+    """Training never fails of it. The server reads the file when the run is over."""
+    done = in_job(
+        "for n in range(50): gradient_job.log_metric('x', n); gradient_job.set_progress(n / 50)\n"
+        "print(gradient_job.flush())\n",
+        url,
+        tmp_path,
+    )
+    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
+    assert done.stderr.count("\n") == 1 and "GRADIENT_JOB_URL is no address" in done.stderr
+    (spooled,) = tmp_path.glob("*.points")
+    assert len(spooled.read_text().splitlines()) == 50
+
+
+def test_where_no_thread_can_be_started_the_file_has_the_points_and_the_end_comes_once(tmp_path):
+    """Fault: the limit of processes is reached. Each call asks again, none leaves anything behind."""
+    done = in_job(
+        "import atexit, threading\n"
+        "def none(self): raise RuntimeError('cannot start a thread')\n"
+        "start, threading.Thread.start = threading.Thread.start, none\n"
+        "before = atexit._ncallbacks()\n"
+        "for n in range(50): gradient_job.log_metric('x', n)\n"
+        "print(atexit._ncallbacks() - before, gradient_job.flush())\n",
+        "http://127.0.0.1:9/x",
+        tmp_path,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1 False\n", "")
+    (spooled,) = tmp_path.glob("*.points")
+    assert len(spooled.read_text().splitlines()) == 50
