@@ -44,6 +44,7 @@ async def rename(plane: Plane, principal: Principal, project_id: str, name: str)
                 code="name-taken",
             )
         rows.rename(connection, project_id, name)
+        audit.record(connection, "project.rename", "project", project_id, detail=f"{project.name} → {name}")
         return access.project(connection, principal, project_id, Role.ADMIN)
 
     return await plane.database.write(work)

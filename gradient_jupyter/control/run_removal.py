@@ -64,6 +64,8 @@ async def purge(
         if await plane.database.write(partial(rows.erase, run_id=run_id, before_us=before)):
             count += 1
             freed += await clear(plane, [run_id])
+    if count:
+        plane.run_space.forget()
     return count, freed
 
 

@@ -222,6 +222,19 @@ def add_models(connection: Connection, run_id: str, links: Iterable[ModelLink]) 
         connection.execute(insert(run_models).prefix_with("OR REPLACE"), values)
 
 
+def count_of(connection: Connection, run_id: str) -> tuple[int, int, int]:
+    """How many data sets it has read, how long what describes them is, and how many models it names."""
+    texts = (run_inputs.c.source, run_inputs.c.schema, run_inputs.c.profile, run_inputs.c.tags)
+    length = sum((func.length(func.coalesce(text, "")) for text in texts), literal(0))
+    inputs, described = connection.execute(
+        select(func.count(), func.coalesce(func.sum(length), 0)).where(run_inputs.c.run_id == run_id)
+    ).one()
+    models = connection.execute(
+        select(func.count()).select_from(run_models).where(run_models.c.run_id == run_id)
+    ).scalar_one()
+    return inputs, described, models
+
+
 def logged(connection: Connection, run_ids: Sequence[str]) -> dict[str, Logged]:
     """What was said of these runs, each of which has words of its own (``spoken``)."""
     params: dict[str, list[tuple[str, str]]] = {}
