@@ -400,14 +400,18 @@ def test_what_a_job_has_shown_stays_when_it_is_over_and_tags_stay_open(solo, job
             ("runs/log-metric", {"key": "m", "value": 2, "timestamp": 2}),
             ("runs/log-parameter", {"key": "q", "value": "1"}),
             ("runs/log-batch", {"metrics": [{"key": "m", "value": 2, "timestamp": 2}]}),
-            ("runs/log-batch", {"params": [{"key": "q", "value": "1"}], "tags": [{"key": "t", "value": "1"}]}),
+            (
+                "runs/log-batch",
+                {"params": [{"key": "q", "value": "1"}], "tags": [{"key": "t", "value": "1"}]},
+            ),
             ("runs/log-inputs", {"datasets": [{"dataset": DATASET}]}),
             ("runs/outputs", {"models": [{"model_id": "m"}]}),
             ("runs/log-model", {"model_json": "{}"}),
             ("logged-models", {"source_run_id": run_id, "name": "m"}),
         ):
-            body = refused(mine("POST", f"/{path}", run_id=run_id, **body), 409, "INVALID_STATE", "is over")
-            assert body["code"] == "run-over" and "outside the job" in body["message"]
+            answer = mine("POST", f"/{path}", run_id=run_id, **body)
+            told = refused(answer, 409, "INVALID_STATE", "is over", "outside the job")
+            assert told["code"] == "run-over"
         assert mine("GET", f"/runs/get?run_id={run_id}").json()["run"] == before
         assert mine("POST", "/runs/set-tag", run_id=run_id, key="late", value="1").status == 200
         assert mine("POST", "/runs/update", run_id=run_id, run_name="the best").status == 200
