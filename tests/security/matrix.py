@@ -109,7 +109,7 @@ POST   /mlflow/api/2.0/mlflow/runs/delete      401     404 403 200 200 200 404 4
 POST   /mlflow/api/2.0/mlflow/runs/restore     401     404 403 200 200 200 404 403 403 200 404 404 404 409 401
 GET    /mlflow/api/2.0/mlflow/metrics/get-history?run_id={running}&metric_key=loss 401     404 200 200 200 200 404 200 403 200 404 200 404 409 401
 GET    /mlflow/api/2.0/mlflow/metrics/get-history-bulk-interval?run_ids={running}&metric_key=loss 401     404 200 200 200 200 404 200 403 200 404 200 404 409 401
-POST   /mlflow/api/2.0/mlflow/experiments/create 401     200 200 200 200 200 200 403 403 403 403 403 403 409 401
+POST   /mlflow/api/2.0/mlflow/experiments/create 401     200 200 200 200 200 200 403 403 403 403 200 200 409 401
 GET    /mlflow/api/2.0/mlflow/experiments/get?experiment_id={project} 401     404 200 200 200 200 404 200 403 200 404 200 200 409 401
 GET    /mlflow/api/2.0/mlflow/experiments/get-by-name?experiment_name={project-name} 401     404 200 200 200 200 404 200 403 200 404 200 200 409 401
 POST   /mlflow/api/2.0/mlflow/experiments/search 401     200 200 200 200 200 200 200 403 200 200 200 200 409 401
