@@ -386,11 +386,16 @@ class _Logger:
         self._busy = False
         self._late: deque[tuple[list[tuple[str, float]], int | None, int]] = deque()
         """What a signal's handler has logged in the middle of logging."""
+        self._late_progress = False
+        """And it has said how far the job is."""
         self._steps: dict[str, int] = {}
         self._spool: _Spool | None = None
         self._thread: threading.Thread | None = None
         self._progress: dict[str, Any] | None = None
         self._progress_at = 0.0
+        self._at_exit = False
+        self._no_address = False
+        """Where the server is cannot be understood: the file has the points."""
         self._hurry = False
         self._calls = 0
         """How often somebody has asked for hurry."""
@@ -418,8 +423,18 @@ class _Logger:
                     self._log(*self._late.popleft())
             finally:
                 self._busy = False
-        if self._late:  # one that came between the last look and the end
+        self._after_all()
+
+    def _after_all(self) -> None:
+        """What came between the last look and the end."""
+        if self._late:
             self.log(*self._late.popleft())
+        if self._late_progress:
+            with self._lock:
+                self._late_progress = False
+                report = self._progress
+            if report is not None:
+                self.progress(report)
 
     def _log(self, pairs: list[tuple[str, float]], step: int | None, time_us: int) -> None:
         lines = []
@@ -443,9 +458,19 @@ class _Logger:
 
     def progress(self, report: dict[str, Any]) -> None:
         with self._lock:
-            if not self._closed:
-                self._progress = report
+            if self._closed:
+                return
+            self._progress = report
+            if self._busy:
+                # As in ``log``.
+                self._late_progress = True
+                return
+            self._busy = True
+            try:
                 self._wake(0, 1)
+            finally:
+                self._busy = False
+        self._after_all()
 
     def flush(self, timeout: float | None) -> bool:
         until = None if timeout is None else _clock.monotonic() + timeout
@@ -455,6 +480,10 @@ class _Logger:
                 self._hurry = True
                 self._calls += 1
                 self._changed.notify_all()
+            if self._busy:
+                # A signal's handler, in the middle of logging: to wait would give the lock away there, and
+                # the thread would find what is half done.
+                return False
             while not self._closed and self._thread is not None:
                 if (self._spool is None or self._spool.done >= wanted) and self._progress is None:
                     break
@@ -493,8 +522,17 @@ class _Logger:
             self._changed.notify_all()
 
     def _begin(self) -> None:
-        _at_exit(self.close)
-        line = _Line(os.environ["GRADIENT_JOB_URL"], os.environ.get("GRADIENT_JOB_TOKEN", ""))
+        if not self._at_exit:
+            self._at_exit = True
+            _at_exit(self.close)
+        if self._no_address:
+            return
+        try:
+            line = _Line(os.environ["GRADIENT_JOB_URL"], os.environ.get("GRADIENT_JOB_TOKEN", ""))
+        except (ValueError, KeyError) as error:
+            self._no_address = True
+            self._tell("address", "nothing is sent, GRADIENT_JOB_URL is no address: %s" % error)
+            return
         thread = threading.Thread(target=self._run, args=(line,), name="gradient_job", daemon=True)
         try:
             thread.start()

@@ -27,10 +27,6 @@ _CLUSTER = Refusal(
 _IMAGE = Refusal("No image is built here.", "Install what the Dockerfile does, and leave it out.")
 _MODEL = Refusal("There is no model repository yet.", "Leave the model in $GRADIENT_ARTIFACTS_DIR.")
 _EXPERIMENT = Refusal("There are no experiments yet.", "Tags hold jobs together: --tag NAME.")
-_PRIVATE = Refusal(
-    "Private repositories are not fetched: the password would be stored.",
-    "Clone it, and send the directory: --workspace DIR.",
-)
 
 #: By the option's name in small letters, without its dashes.
 OPTIONS: dict[str, Refusal] = {
@@ -65,8 +61,6 @@ OPTIONS: dict[str, Refusal] = {
     "artifactdirectory": Refusal(
         "Artifacts are collected from one place.", "Write them to $GRADIENT_ARTIFACTS_DIR, or /artifacts."
     ),
-    "workspaceusername": _PRIVATE,
-    "workspacepassword": _PRIVATE,
     "experimentid": _EXPERIMENT,
     "modeltype": _MODEL,
     "modelpath": _MODEL,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -15,6 +16,7 @@ from gradient_jupyter.resources.errors import GradientError, InvalidRequest, Not
 from gradient_jupyter.resources.job import Job
 from gradient_jupyter.resources.receipt import MOST_ARTIFACTS, SCHEMA, Outcome, Output, Receipt
 from gradient_jupyter.resources.snapshot import EMPTY_TREE
+from gradient_jupyter.workspace.limit import parse_size
 from gradient_jupyter.workspace.repository import is_repository
 
 
@@ -59,11 +61,43 @@ def read(said: object) -> Receipt:
         ) from error
 
 
+class Where(NamedTuple):
+    """Where a receipt's files may be had when the server does not have them any more."""
+
+    workspace: str | None
+    max_size: int | str | None = None
+    ignore: Sequence[str] = ()
+    login: workspaces.Login | None = None
+    """Opens ``workspace`` if that is a repository, else the receipt's. Never both: anybody may have written
+    the receipt, and what opens one repository is not for the other."""
+
+    def check(self, receipt: Receipt) -> None:
+        """Raises ``InvalidRequest`` for what could be of no use, also where the server has the files."""
+        workspaces.check_ignore(self.workspace, self.ignore)
+        if isinstance(self.max_size, str):
+            parse_size(self.max_size, of="max_size")
+        if self.login is not None:
+            if not is_repository(self._own or receipt.source):
+                raise workspaces.no_repository()
+            workspaces.check_login(self.login)
+
+    @property
+    def _own(self) -> str | None:
+        return self.workspace if self.workspace is not None and is_repository(self.workspace) else None
+
+    def find(self, candidate: str, on_progress: OnProgress | None) -> workspaces.Workspace:
+        if is_repository(candidate):
+            opened = self._own is None or candidate == self._own
+            return workspaces.find(candidate, on_progress, login=self.login if opened else None)
+        return workspaces.find(candidate, on_progress, max_size=self.max_size, ignore=self.ignore)
+
+
 def bring(
-    transport: Transport, receipt: Receipt, workspace: str | None, on_progress: OnProgress | None
+    transport: Transport, receipt: Receipt, where: Where, on_progress: OnProgress | None
 ) -> workspaces.Sent:
-    """Makes the server have the receipt's files again: from ``workspace`` if that holds the same, else from
+    """Makes the server have the receipt's files again: from the workspace if that holds the same, else from
     the repository they came from. Raises ``NotFound`` when they are nowhere."""
+    workspace = where.workspace
     if receipt.snapshot == EMPTY_TREE:
         return workspaces.Sent(upload.send_nothing(transport))
     tried = ["the server does not have them"]
@@ -72,7 +106,7 @@ def bring(
         candidates.append(receipt.source)
     for candidate in candidates:
         try:
-            files = workspaces.find(candidate, on_progress)
+            files = where.find(candidate, on_progress)
             if files.snapshot != receipt.snapshot and not is_repository(candidate):
                 tried.append(f"{candidate} holds others")
                 continue

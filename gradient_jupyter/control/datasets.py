@@ -7,11 +7,13 @@ are a line of the configuration and have no rows.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import msgspec
 from sqlalchemy import Connection
 
+from gradient_jupyter.control import access, audit
 from gradient_jupyter.control.access import Principal
 from gradient_jupyter.resources.dataset import (
     PUBLIC,
@@ -87,6 +89,18 @@ def _resolve_one(connection: Connection, plane: Plane, principal: Principal, tex
     return JobDataset(
         name=dataset.name, dataset_id=dataset.id, version=version.number, snapshot=version.snapshot
     )
+
+
+def check_public(plane: Plane, given: Iterable[JobDataset]) -> None:
+    """Raises where the administrator has taken away a public dataset that a job asked for: without it the job
+    would run on other data than it was meant for, or on none."""
+    for one in given:
+        if not one.snapshot and one.name not in plane.settings.public_datasets:
+            raise NotFound(
+                f"The public dataset {one.name!r} is not there any more.",
+                next="Ask the administrator for it, or choose other data: gradient jobs rerun JOB --dataset NAME",
+                code="no-such-dataset",
+            )
 
 
 # ------------------------------------------------------------------------------------------------- made,
@@ -201,6 +215,8 @@ async def delete(plane: Plane, principal: Principal, dataset_id: str, number: in
         else:
             rows.delete_version(connection, dataset_id, number)
             dataset = found(connection, principal.all, dataset_id)
+        told = dataset.name if number is None else f"{dataset.name}:{number}"
+        audit.record(connection, "dataset.delete", "dataset", dataset_id, detail=f"{told} of {dataset.owner}")
         live = garbage.live_snapshots(connection)
         return dataset, numbers, snapshots - live, live
 
@@ -283,7 +299,8 @@ async def files(
 
 
 def owner_of(principal: Principal, asked: str | None) -> str:
-    """Who is to own what is made."""
+    """Who is to own what is made. Datasets are in no project, so who may see one only makes none."""
+    access.check_unbound(principal)
     if asked is None:
         return principal.owner
     if asked not in principal.all:

@@ -8,6 +8,7 @@ neither is ever true without the other.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -16,10 +17,11 @@ import msgspec
 from sqlalchemy import Connection
 
 from gradient_jupyter.control.collect import Collected
+from gradient_jupyter.control.gathering import why
 from gradient_jupyter.control.plan import Conclude, Note
 from gradient_jupyter.control.tails import LogFile
 from gradient_jupyter.resources.base import now_us
-from gradient_jupyter.resources.errors import ServerError
+from gradient_jupyter.resources.errors import GradientError, NoSpace, ServerError
 from gradient_jupyter.resources.job import Job, Phase, Reason, State, Target
 from gradient_jupyter.store import attempts as attempt_rows
 from gradient_jupyter.store import jobs as rows
@@ -63,7 +65,7 @@ class Endings:
         if job.attempt and job.state is not State.PENDING:
             if job.state is State.RUNNING and job.phase is not Phase.COLLECTING:
                 began.append((Note(State.RUNNING, Phase.COLLECTING, job.started_us), now_us()))
-            told = await self._plane.gathering.finish(job)
+            told = await self._gathered(job, began)
             done = None if told is None else await self._plane.collector.collect(job)
             if told is None or done is None:
                 await self._plane.database.write(lambda connection: _noted(connection, job, began))
@@ -110,7 +112,7 @@ class Endings:
             message=f"Attempt {job.attempt} of at most {job.retries + 1}: {end.reason.message}",
             next=f"The next attempt starts{pause} as soon as a machine is free.",
         )
-        if await self._plane.gathering.finish(job) is None:
+        if (gathered := await self._gathered(job, began)) is None:
             return None  # the job is looked at again
         log_bytes = await self._log_bytes(job, end)
 
@@ -125,7 +127,7 @@ class Endings:
             _end_attempt(connection, fresh, end, log_bytes)
             return rows.change(
                 connection, fresh, state=State.PENDING, phase=Phase.RETRYING, reason=reason, started_us=None,
-                progress=None,
+                progress=None, warnings=(*fresh.warnings, *gathered),
             )  # fmt: skip
 
         retried = await self._plane.database.write(work)
@@ -154,6 +156,29 @@ class Endings:
     def pause_s(self, job_id: str) -> float:
         """What is left of the pause before the next attempt: what failed may need a moment to be well."""
         return self._again_at.get(job_id, 0.0) - asyncio.get_running_loop().time()
+
+    async def _gathered(self, job: Job, began: list[tuple[Note, int]]) -> list[str] | None:
+        """What there is to say of its last metrics; None while they are read. Where the disk is what keeps
+        them, the job says so until it is tried again."""
+        try:
+            return await self._plane.gathering.finish(job)
+        except (NoSpace, OSError) as error:
+            reason = Reason(
+                code="collecting",
+                message=f"Storing its last metrics is held up: {why(error)}. It is tried again by itself.",
+                next=f"To do without them: gradient jobs stop {job.id}",
+            )
+
+            def work(connection: Connection) -> None:
+                fresh = _noted(connection, job, began)
+                if fresh is not None and not fresh.final and fresh.attempt == job.attempt:
+                    phase = Phase.COLLECTING if fresh.state is State.RUNNING else None
+                    if (fresh.phase, fresh.reason) != (phase or fresh.phase, reason):
+                        rows.change(connection, fresh, phase=phase, reason=reason)
+
+            with contextlib.suppress(GradientError):  # the disk may not take that either
+                await self._plane.database.write(work)
+            raise
 
     async def _log_bytes(self, job: Job, end: Conclude) -> int | None:
         """How long the attempt's log is, now that nobody writes it; what is missing later was lost."""

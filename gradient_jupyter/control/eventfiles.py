@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from gradient_jupyter.control.records import Damaged, records
 from gradient_jupyter.control.scalars import MOST_TAGS, Scalar, scalars
 from gradient_jupyter.resources.errors import GradientError
 from gradient_jupyter.resources.metric import MOST_AT_ONCE, Sample, is_sample
-from gradient_jupyter.workspace.inside import open_inside, walk_inside
+from gradient_jupyter.workspace.inside import SHORTAGE, open_inside, walk_inside
+from gradient_jupyter.workspace.wording import shown
 
 _NAME = "events.out.tfevents."
 _PIECE_POINTS = 5000
@@ -60,18 +61,29 @@ class EventFiles:
         """Places where a file cannot be believed."""
         self.left_out = False
         """There was more than is read."""
+        self._failed: dict[str, str] = {}
 
-    def pieces(self, most: int | None = None) -> Iterator[list[Sample]]:
+    @property
+    def failed(self) -> list[str]:
+        """The files that could not be read when that was last tried, each with the reason."""
+        return [f"{shown(path)} ({reason})" for path, reason in sorted(self._failed.items())]
+
+    def pieces(self, most: int | None = None) -> Generator[list[Sample], None, None]:
         """Points that are new since the last time, in pieces; some may be empty. Where a piece came from is
         remembered when the next one is asked for. ``most`` bytes at the most, and a bounded number of points;
-        None: to the end of each file, which then is not written any more. Blocks."""
-        with opened(self._directory) as fd:
+        None: to the end of each file, which then is not written any more. Blocks. Raises ``OSError`` for a
+        want of our own."""
+        with contextlib.ExitStack() as stack:
+            fd = None
+            with self._noting("/artifacts"):
+                fd = stack.enter_context(opened(self._directory))
+                if fd is not None:
+                    self._find(fd, whole=most is None)
             if fd is None:
                 return
-            self._find(fd, whole=most is None)
             left, points = most, 0
             for path in list(self._files):
-                with contextlib.suppress(GradientError):
+                with self._noting(path), contextlib.suppress(GradientError):
                     for piece, read in self._tail(fd, path, left, points):
                         yield piece
                         self._bytes += read
@@ -82,6 +94,18 @@ class EventFiles:
                     # The others' turn comes first next time.
                     self._files[path] = self._files.pop(path)
                     return
+
+    @contextlib.contextmanager
+    def _noting(self, path: str) -> Iterator[None]:
+        """A file that cannot be read keeps nobody from the others."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno in SHORTAGE:
+                raise
+            self._failed[path] = (error.strerror or "unreadable").lower()
+        else:
+            self._failed.pop(path, None)
 
     def _find(self, fd: int, whole: bool) -> None:
         began = time.monotonic()

@@ -10,9 +10,10 @@ has all of them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 from gradient_jupyter.control.eventfiles import EventFiles
@@ -32,6 +33,8 @@ _REST = 10
 _BYTES = 2 * 2**20
 """Of one run at a time, while it runs."""
 _INLINE_S = 0.5
+_TOLD = 3
+"""Files that are named."""
 
 Key = tuple[str, int]
 
@@ -61,11 +64,12 @@ class Gathering:
         self._watched: dict[Key, _Files] = {}
         self._watching: asyncio.Task[None] | None = None
         self._endings: dict[Key, _Ending] = {}
+        self._closing = False
 
     def watch(self, job: Job) -> None:
         """The job's attempt runs. Said as often as anybody likes."""
         key = (job.id, job.attempt)
-        if key in self._watched or key in self._endings:
+        if self._closing or key in self._watched or key in self._endings:
             return
         self._watched[key] = self._of(key)
         if self._watching is None:
@@ -73,14 +77,14 @@ class Gathering:
 
     async def finish(self, job: Job) -> list[str] | None:
         """Reads everything that is left of the job's attempt, which is over. What a person should know of it;
-        None: it takes longer, and the reconciler looks at the job again when it is done. Raises ``NoSpace``:
-        then it is tried again."""
+        None: it takes longer, and the reconciler looks at the job again when it is done. Raises ``NoSpace``
+        and ``OSError``: then it is tried again, unless somebody does not want to wait for it any more."""
         key = (job.id, job.attempt)
         ending = self._endings.get(key)
         if ending is None:
             if job.target is Target.DELETED:
                 return []
-            task = asyncio.create_task(self._finish(key), name=f"gather-{job.id}")
+            task = asyncio.create_task(self._finish(key, job.target), name=f"gather-{job.id}")
             ending = self._endings[key] = _Ending(task, job.target)
             await asyncio.wait({task}, timeout=_INLINE_S)
             if not task.done():
@@ -100,6 +104,7 @@ class Gathering:
         await self._plane.points.release(self._plane.layout.attempt(*key))
 
     async def close(self) -> None:
+        self._closing = True
         tasks = [ending.task for ending in self._endings.values()]
         if self._watching is not None:
             tasks.append(self._watching)  # type: ignore[arg-type]
@@ -112,7 +117,7 @@ class Gathering:
 
     async def _watch(self) -> None:
         try:
-            while self._watched:
+            while self._watched and not self._closing:
                 began = time.monotonic()
                 for key, one in list(self._watched.items()):
                     claim = self._plane.queue.claims.get(key[0])
@@ -126,15 +131,13 @@ class Gathering:
                     except TooLarge as error:
                         one.full = True
                         log.info("%s: its event files are not read any more: %s", key[0], error.message)
-                    except (
-                        Exception
-                    ) as error:  # of one run; the others go on, and so does it at the next look
+                    except Exception as error:  # of one run; all go on, it too at the next look
                         log.warning("%s: its event files cannot be read now: %s", key[0], error)
                 await asyncio.sleep(max(_EVERY_S, _REST * (time.monotonic() - began)))
         finally:
             self._watching = None
 
-    async def _finish(self, key: Key) -> list[str]:
+    async def _finish(self, key: Key, target: Target) -> list[str]:
         one = self._watched.pop(key, None) or self._of(key)
         spool = Spool(self._plane.layout.attempt(*key) / "spool")
         said = []
@@ -142,13 +145,18 @@ class Gathering:
             await self._store(key, spool.pieces(), stopped=True)
             async with one.turn:  # whoever just tails it comes to an end soon
                 await self._store(key, one.files.pieces(), stopped=True)
-        except NoSpace:
-            raise
+        except (NoSpace, OSError) as error:
+            if target is Target.RUN and not self._endings[key].stopped.is_set():
+                raise  # it is tried again
+            said.append(f"Not all metrics were stored: {why(error)}.")
         except GradientError as error:
             log.warning("%s: not all of its metrics were stored: %s", key[0], error)
             said.append(f"Not all metrics were stored: {error.message}")
         if spool.unreadable:
             said.append(f"{_lines(spool.unreadable)} of what gradient_job had not sent cannot be read.")
+        failed = spool.failed + one.files.failed
+        if failed:
+            said.append(f"Not all metrics were stored. What cannot be read: {_some(failed)}.")
         if spool.left_out or one.files.left_out:
             said.append("There were more metrics in its files than are read; the rest was left out.")
         if one.files.skipped:
@@ -158,7 +166,9 @@ class Gathering:
             )
         return said
 
-    async def _store(self, key: Key, pieces: Iterator[list[Sample]], stopped: bool = False) -> None:
+    async def _store(
+        self, key: Key, pieces: Generator[list[Sample], None, None], stopped: bool = False
+    ) -> None:
         """Piece by piece: the next is read when the one before is stored."""
         plane = self._plane
         directory = plane.layout.attempt(*key)
@@ -170,11 +180,20 @@ class Gathering:
                 if ending is not None and ending.stopped.is_set():
                     return
         finally:
-            await plane.on_files(_close, pieces)
+            with contextlib.suppress(ValueError):  # a thread is still in it, and ends soon
+                pieces.close()
 
 
-def _close(pieces: Iterator[list[Sample]]) -> None:
-    pieces.close()  # type: ignore[attr-defined]
+def why(error: Exception) -> str:
+    """What went wrong with the disk, as the end of a sentence."""
+    if isinstance(error, NoSpace):
+        return "there is no space left on the server's disk"
+    words = error.strerror if isinstance(error, OSError) else None
+    return (words or str(error)).rstrip(".").lower()
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:_TOLD]) + (f" and {len(names) - _TOLD:,} more" if len(names) > _TOLD else "")
 
 
 def _lines(count: int) -> str:

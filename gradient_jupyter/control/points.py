@@ -85,7 +85,7 @@ class Points:
         stored then."""
         done = self._loop.create_future()
         self._waiting.put(_Write(directory, kind, samples, done))
-        await asyncio.shield(done)
+        await done  # a caller that is cancelled leaves it; what was handed over is written all the same
         for watcher in self._watchers.get(directory, ()):
             watcher()
 

@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 _HOST = "127.0.0.1"
 _PIECE = 65536
+#: How long a port that something else has is left alone.
+_AGAIN_S = 60.0
 #: Connections that one job may have at a time; each takes two descriptors. More are closed at once.
 MOST = 100
 
@@ -67,6 +69,8 @@ class _Open(NamedTuple):
     attempt: int
     servers: list[asyncio.Server]
     visitors: set[asyncio.Task[None]]
+    refused: dict[int, str]
+    """What does not lead to the job, by the number that was asked for, in words."""
 
 
 class Forwarders:
@@ -102,32 +106,39 @@ class Forwarders:
 
     async def _follow(self) -> None:
         while True:
-            await self._bell.wait()
+            again = any(open_.refused for open_ in self._open.values())
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._bell.wait(), _AGAIN_S if again else None)
             self._bell.clear()
             for job_id, open_ in list(self._open.items()):
                 wanted = self._wanted.get(job_id)
                 if wanted is None or wanted.attempt != open_.attempt:
                     await self._shut(job_id)
             for job_id, job in list(self._wanted.items()):
-                if job_id not in self._open:
+                if job_id not in self._open or self._open[job_id].refused:
                     try:
                         await self._start(job)
                     except Exception:
                         log.exception("the ports of %s", job_id)
 
     async def _start(self, job: Job) -> None:
-        opened = self._open[job.id] = _Open(job.attempt, [], set())
-        refused = []
-        for port in job.ports:
-            if port.external == port.internal:
-                continue
+        """Opens what is not open yet, and has the job say what cannot be."""
+        opened = self._open.get(job.id)
+        if opened is None:
+            opened = self._open[job.id] = _Open(job.attempt, [], set(), {})
+            ports = [port for port in job.ports if port.external != port.internal]
+        else:
+            ports = [port for port in job.ports if port.external in opened.refused]
+        for port in ports:
             try:
                 opened.servers.append(await self._serve(port, opened.visitors))
+                opened.refused.pop(port.external, None)
             except OSError as error:
                 why = "something else uses it" if error.errno == errno.EADDRINUSE else error.strerror
-                refused.append(f"Port {port.external} does not lead to the job: {why}.")
-        if refused:
-            await self._plane.database.write(lambda connection: _warn(connection, job, refused))
+                opened.refused[port.external] = f"{_begins(port)} {why}. It is tried again by itself."
+        said = [text for text in job.warnings if text.startswith(tuple(map(_begins, ports)))]
+        if said != list(opened.refused.values()):
+            await self._plane.database.write(lambda connection: _warn(connection, job, opened.refused))
 
     async def _serve(self, port: Port, visitors: set[asyncio.Task[None]]) -> asyncio.Server:
         async def visit(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -180,7 +191,16 @@ async def _pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         writer.write_eof()
 
 
-def _warn(connection: Connection, job: Job, refused: list[str]) -> None:
+def _begins(port: Port) -> str:
+    return f"Port {port.external} does not lead to the job:"
+
+
+def _warn(connection: Connection, job: Job, refused: dict[int, str]) -> None:
+    """Has the job say what does not lead to it, once, and no longer than it is so."""
     fresh = rows.find(connection, job.id)
     if fresh is not None and not fresh.final and fresh.attempt == job.attempt:
-        rows.change(connection, fresh, warnings=(*fresh.warnings, *refused))
+        theirs = tuple(map(_begins, job.ports))
+        others = [text for text in fresh.warnings if not text.startswith(theirs)]
+        warnings = (*others, *refused.values())
+        if warnings != fresh.warnings:
+            rows.change(connection, fresh, warnings=warnings)

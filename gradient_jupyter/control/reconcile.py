@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 
-from gradient_jupyter.control import context, run_removal, secrets, tasks
+from gradient_jupyter.control import context, datasets, run_removal, secrets, tasks
 from gradient_jupyter.control.claiming import STARTING, Claiming
 from gradient_jupyter.control.endings import Endings, noted
 from gradient_jupyter.control.plan import (
@@ -237,6 +237,7 @@ class Reconciler:
         needed = await secrets.needed(plane, job)
         try:
             if job.datasets:
+                datasets.check_public(plane, job.datasets)
                 waits = await plane.trees.ready(job)
                 if waits is not None or job.phase is Phase.PREPARING:
                     job_now = await self._prepared(job, waits)
@@ -255,9 +256,11 @@ class Reconciler:
             if error.code == "no-space":
                 following = "Free some space: gradient jobs delete removes old runs."
             reason = Reason(code=error.code, message=error.message, next=following)
+            plane.trees.leave(job.id)
             return await self._endings.conclude(job, Conclude(State.ERROR, reason))
         except Conflict as error:
             log.error("%s: %s", job.id, error)
+            plane.trees.leave(job.id)
             return await self._endings.conclude(
                 job,
                 Conclude(

@@ -7,9 +7,10 @@ number and length. Points that were sent already may be among them, and are the 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import msgspec
@@ -18,7 +19,7 @@ from gradient_jupyter.control.collection import opened
 from gradient_jupyter.resources.decoding import decode
 from gradient_jupyter.resources.errors import GradientError
 from gradient_jupyter.resources.metric import MOST_AT_ONCE, Point, Sample, samples
-from gradient_jupyter.workspace.inside import open_found, walk_inside
+from gradient_jupyter.workspace.inside import SHORTAGE, open_found, walk_inside
 
 _NAME = re.compile(r"[0-9]{1,20}-[0-9a-f]{8}-[0-9]{1,9}\.points")
 _PIECE = 1 << 20
@@ -36,26 +37,38 @@ class Spool:
         """Lines that are no points."""
         self.left_out = False
         """There was more than is read."""
+        self.failed: list[str] = []
+        """Files that could not be read to their end, each with the reason."""
 
-    def pieces(self) -> Iterator[list[Sample]]:
-        """Everything that is there, in pieces that may be stored at once."""
+    def pieces(self) -> Generator[list[Sample], None, None]:
+        """Everything that is there, in pieces that may be stored at once. Raises ``OSError`` for a want of
+        our own."""
         owner = os.geteuid()
-        with opened(self._directory) as fd:
+        with self._noting("what gradient_job had not sent"), opened(self._directory) as fd:
             if fd is None:
                 return
             for found in walk_inside(fd, lambda why: None, owner=owner):
                 if not _NAME.fullmatch(found.path) or found.size == 0:
                     continue
-                try:
-                    file = open_found(found, owner)
-                except GradientError:
-                    continue
-                try:
+                with self._noting(found.path), contextlib.ExitStack() as stack:
+                    try:
+                        file = open_found(found, owner)
+                    except GradientError:
+                        continue
+                    stack.callback(os.close, file)
                     for points in self._points(file):
                         for start in range(0, len(points), MOST_AT_ONCE):
                             yield samples(points[start : start + MOST_AT_ONCE])
-                finally:
-                    os.close(file)
+
+    @contextlib.contextmanager
+    def _noting(self, name: str) -> Iterator[None]:
+        """A file that cannot be read keeps nobody from the others."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno in SHORTAGE:
+                raise
+            self.failed.append(f"{name} ({(error.strerror or 'unreadable').lower()})")
 
     def _points(self, fd: int) -> Iterator[tuple[Point, ...]]:
         rest = b""

@@ -26,7 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from gradient_jupyter.resources.errors import GradientError, NoSpace
+from gradient_jupyter.resources.errors import GradientError, NoSpace, ServerError
 from gradient_jupyter.resources.job import Job, Reason, State
 from gradient_jupyter.store import datasets as rows
 from gradient_jupyter.store.jobs import LIVE
@@ -49,6 +49,10 @@ _UNFINISHED = re.compile(r"[0-9a-f]{64}\.partial-[0-9a-f]+|\.trash-[0-9a-f]+")
 _USING = (State.PROVISIONING.value, State.RUNNING.value)
 #: What a file takes beside its bytes, at most.
 _BLOCK = 4096
+#: No disk that is like this gets better by itself.
+_LASTING = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
+#: After a failure that may pass: before it is tried again, at first and at most.
+_AGAIN_S = (1.0, 60.0)
 
 
 class Tree(NamedTuple):
@@ -59,6 +63,15 @@ class Tree(NamedTuple):
 
 class _Stopped(Exception):
     """Nobody waits for it any more."""
+
+
+class _Held(NamedTuple):
+    """What kept it from being unpacked, and may pass."""
+
+    why: str
+    pause_s: float
+    until: float
+    """By the monotonic clock: when it is tried again."""
 
 
 class _Making:
@@ -85,10 +98,14 @@ class Trees:
         self._budget = budget_bytes
         self._reserve = reserve_bytes
         self._threads = ThreadPoolExecutor(_AT_ONCE, "trees")
+        #: To measure and to remove takes its time too, and nothing that is unpacked waits for it.
+        self._tidying = ThreadPoolExecutor(_AT_ONCE, "trees-tidy")
+        self._stopping = False
         self._places = asyncio.Semaphore(_AT_ONCE)
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._making: dict[str, _Making] = {}
         self._failed: dict[tuple[str, str], Exception] = {}
+        self._held: dict[str, _Held] = {}
         self._sizes: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -101,20 +118,23 @@ class Trees:
 
         left = await self._plane.on_files(look)
         if left:
-            self._threads.submit(self._remove, left)
+            self._tidying.submit(self._remove, left)
 
     async def close(self) -> None:
+        """What is unpacked or removed just now is left to the next start."""
+        self._stopping = True
         for making in self._making.values():
             making.stopped = True
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.to_thread(self._threads.shutdown)
+        await asyncio.to_thread(self._tidying.shutdown)
 
     def path(self, snapshot: str) -> Path:
         return self._root / snapshot
 
     async def ready(self, job: Job) -> Reason | None:
         """None once everything the job has is there. Else why it waits; it is looked at again when there is
-        more to say. Raises what kept its data from being unpacked (``NoSpace``, a damaged file)."""
+        more to say. Raises what keeps its data from being unpacked for good (``NoSpace``, a damaged file)."""
         waits: Reason | None = None
         for one in job.datasets:
             if not one.snapshot:
@@ -122,14 +142,20 @@ class Trees:
             if (error := self._failed.pop((job.id, one.snapshot), None)) is not None:
                 raise error
             making = self._making.get(one.snapshot)
-            if making is None or making.stopped:
+            # One that was stopped may take its time to end, and holds the lock until then.
+            if making is None:
                 if await self._is_there(one.snapshot):
                     continue
                 making = self._making.get(one.snapshot)  # somebody else may have begun meanwhile
+            what = f"{one.name}:{one.version}"
+            held = self._held.get(one.snapshot)
             if making is None or making.stopped:
+                if held is not None and time.monotonic() < held.until:
+                    waits = waits or _held_up(what, held)
+                    continue
                 making = self._begin(one.snapshot)
             making.wanted.add(job.id)
-            waits = waits or _waits(f"{one.name}:{one.version}", making)
+            waits = waits or (_waits(what, making) if held is None else _held_up(what, held))
         return waits
 
     def leave(self, job_id: str) -> None:
@@ -144,7 +170,7 @@ class Trees:
         """Removes what nothing names any more, and what is over the budget. Returns what went, or would
         go."""
         named = await self._plane.database.read(lambda connection: rows.named_snapshots(connection, LIVE))
-        trees = await self._on_thread(self._by_age)
+        trees = await self._tidily(self._by_age)
         gone = []
         used = sum(tree.bytes for tree in trees)
         for tree in trees:
@@ -156,7 +182,7 @@ class Trees:
 
     async def relieve(self) -> None:
         """The disk is nearly full: whatever no job uses goes, the oldest first, until it is not."""
-        for tree in await self._on_thread(self._by_age):
+        for tree in await self._tidily(self._by_age):
             if self._free() >= 0:
                 return
             await self._evict(tree)
@@ -174,18 +200,27 @@ class Trees:
     async def _make(self, snapshot: str, making: _Making) -> None:
         error: Exception | None = None
         try:
-            async with self._lock(snapshot), self._places:
+            # In this order: whoever waits for a place must not keep others from looking whether it is there.
+            async with self._places, self._lock(snapshot):
                 if not making.stopped and not self.path(snapshot).is_dir():
                     await self._unpack(snapshot, making)
+            self._held.pop(snapshot, None)
         except _Stopped:
             pass
         except GradientError as known:
             error = known
         except OSError as known:
-            full = known.errno in (errno.ENOSPC, errno.EDQUOT)
-            error = _no_space(making.total) if full else known
-        except Exception as unknown:
-            error = unknown
+            if known.errno in (errno.ENOSPC, errno.EDQUOT):
+                error = _no_space(making.total)
+            elif known.errno in _LASTING:
+                error = _lasting(known)
+            else:
+                self._hold(snapshot, known)
+        except Exception:
+            log.exception("the dataset version %s", snapshot)
+            error = ServerError(
+                "Its data could not be unpacked.", next="It is the server's mistake; its log says more."
+            )
         finally:
             if self._making.get(snapshot) is making:
                 del self._making[snapshot]
@@ -194,6 +229,15 @@ class Trees:
             self._failed.update(((job_id, snapshot), error) for job_id in making.wanted)
         for job_id in making.wanted:
             self._plane.reconciler.look_at(job_id)
+
+    def _hold(self, snapshot: str, error: OSError) -> None:
+        """For a while, and longer each time."""
+        before = self._held.get(snapshot)
+        first, longest = _AGAIN_S
+        pause_s = first if before is None else min(longest, 2 * before.pause_s)
+        why = (error.strerror or str(error)).lower()
+        log.warning("the dataset version %s: %s; again in %.0f s", snapshot, error, pause_s)
+        self._held[snapshot] = _Held(why, pause_s, time.monotonic() + pause_s)
 
     async def _unpack(self, snapshot: str, making: _Making) -> None:
         manifest = await self._on_thread(self._plane.manifest, snapshot)
@@ -210,7 +254,7 @@ class Trees:
     async def _make_room(self, needed: int, making: _Making) -> None:
         """The budget is for what is kept in case: what jobs use now may be more. The disk is the disk."""
         needed += sum(max(0, one.total - one.done) for one in self._making.values() if one is not making)
-        trees = await self._on_thread(self._by_age)
+        trees = await self._tidily(self._by_age)
         used = sum(tree.bytes for tree in trees)
         for tree in trees:
             if used + needed <= self._budget and self._free() >= needed:
@@ -234,6 +278,8 @@ class Trees:
                 os.utime(self.path(snapshot), ns=(now, now), follow_symlinks=False)
             except FileNotFoundError:
                 return False
+            except OSError:  # when it was used cannot be noted; what is in it may be read all the same
+                return os.path.isdir(self.path(snapshot))  # noqa: PTH112  # whatever is wrong with it
             return True
 
         async with self._lock(snapshot):
@@ -252,11 +298,11 @@ class Trees:
                 return not used
             trash = f".trash-{secrets.token_hex(8)}"
             try:
-                await self._on_thread(os.rename, self.path(tree.snapshot), self._root / trash)
+                await self._plane.on_files(os.rename, self.path(tree.snapshot), self._root / trash)
             except FileNotFoundError:
                 return False
             self._sizes.pop(tree.snapshot, None)
-        await self._on_thread(self._remove, [trash])
+        await self._tidily(self._remove, [trash])
         log.info("removed the unpacked dataset version %s: %s", tree.snapshot, decimal(tree.bytes))
         return True
 
@@ -278,9 +324,15 @@ class Trees:
     def _remove(self, names: Iterable[str]) -> None:
         for name in names:
             try:
-                remove_tree(self._root / name)
+                remove_tree(self._root / name, self._go_on)
+            except _Stopped:
+                return  # the next start finds it
             except OSError as error:
                 log.warning("%s cannot be removed: %s", self._root / name, error)
+
+    def _go_on(self) -> None:
+        if self._stopping:
+            raise _Stopped
 
     def _lock(self, snapshot: str) -> asyncio.Lock:
         found = self._locks.get(snapshot)
@@ -291,6 +343,9 @@ class Trees:
     def _on_thread(self, work: Callable[..., T], *args: object) -> asyncio.Future[T]:
         return asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
 
+    def _tidily(self, work: Callable[..., T], *args: object) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._tidying, work, *args)
+
 
 def _waits(what: str, making: _Making) -> Reason:
     far = f": {decimal(making.done)} of {decimal(making.total)}" if making.total else ""
@@ -298,6 +353,21 @@ def _waits(what: str, making: _Making) -> Reason:
         code=PREPARING,
         message=f"Its dataset {what} is being unpacked{far}.",
         next="The next job that has this version finds it there.",
+    )
+
+
+def _held_up(what: str, held: _Held) -> Reason:
+    return Reason(
+        code=PREPARING,
+        message=f"Unpacking its dataset {what} is held up: {held.why}. It is tried again by itself.",
+    )
+
+
+def _lasting(error: OSError) -> ServerError:
+    return ServerError(
+        f"Its data cannot be unpacked: {(error.strerror or str(error)).lower()}.",
+        next="It is the server's disk that is not in order: tell the administrator. Then run it again.",
+        code="data-not-unpacked",
     )
 
 

@@ -19,7 +19,7 @@ import os
 import sqlite3
 import sys
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from gradient_jupyter.resources.errors import GradientError, NoSpace, ServerError
@@ -217,12 +217,9 @@ class Columns:
 
     __slots__ = ("bits", "steps", "times")
 
-    def __init__(self, points: Iterable[Point] = ()) -> None:
-        self.steps, self.times, self.bits = array("q"), array("q"), array("q")
-        for step, time_us, bits in points:
-            self.steps.append(step)
-            self.times.append(time_us)
-            self.bits.append(bits)
+    def __init__(self, points: Sequence[Point] = ()) -> None:
+        columns = zip(*points, strict=True) if points else ((), (), ())
+        self.steps, self.times, self.bits = (array("q", column) for column in columns)
 
     def __len__(self) -> int:
         return len(self.steps)

@@ -248,12 +248,12 @@ def remove_inside(dirfd: int, name: str) -> int:
         os.close(parent)
 
 
-def remove_tree(path: str | os.PathLike[str]) -> int:
+def remove_tree(path: str | os.PathLike[str], going: Callable[[], None] = lambda: None) -> int:
     """Remove the directory ``path`` and all it holds, or the file or link itself; nothing when it is absent.
 
     Directories that forbid it are made writable; links are removed, never followed; any depth will do.
     Returns the bytes of the files removed. Raises the first ``OSError``, after removing what could be
-    removed.
+    removed; and at once whatever else ``going``, which is called before each name, raises.
     """
     above, last = os.path.split(os.path.abspath(path))
     try:
@@ -263,7 +263,7 @@ def remove_tree(path: str | os.PathLike[str]) -> int:
     try:
         status = os.stat(last, dir_fd=parent, follow_symlinks=False)
         if stat.S_ISDIR(status.st_mode):
-            return _Removal(parent).run(last)
+            return _Removal(parent, going).run(last)
         os.unlink(last, dir_fd=parent)
         return status.st_size if stat.S_ISREG(status.st_mode) else 0
     except FileNotFoundError:
@@ -276,8 +276,9 @@ class _Removal:
     """Removes one directory in ``parent``. What lies too deep is first moved up, beside the directory's own
     entries: neither our stack nor our descriptors grow with the depth somebody made."""
 
-    def __init__(self, parent: int) -> None:
+    def __init__(self, parent: int, going: Callable[[], None] = lambda: None) -> None:
         self._parent = parent
+        self._going = going
         self._freed = 0
         self._error: OSError | None = None
         self._moved = 0
@@ -307,6 +308,7 @@ class _Removal:
             self._error = self._error or error
             return
         for name in names:
+            self._going()
             with self._noting():
                 status = os.stat(name, dir_fd=fd, follow_symlinks=False)
                 if not stat.S_ISDIR(status.st_mode):
