@@ -55,7 +55,11 @@ def scalars(data: bytes, known: set[str]) -> list:
 
 
 def everything(files: EventFiles, most: int | None = None) -> list[tuple[str, float, int, int]]:
-    return [tuple(sample) for piece in files.pieces(most) for sample in piece]
+    return [
+        (sample.key, sample.value, sample.step, sample.time_us)
+        for piece in files.pieces(most)
+        for sample in piece
+    ]
 
 
 def test_what_tensorflow_writes_is_read():
@@ -351,10 +355,8 @@ def test_a_record_of_very_many_scalars_comes_in_pieces(tmp_path):
     files = EventFiles(tmp_path)
     pieces = list(files.pieces(1 << 20))
     assert all(len(piece) <= MOST_AT_ONCE for piece in pieces)
-    assert sorted(value for piece in pieces for key, value, _, _ in piece if key == "x") == list(
-        range(25_000)
-    )
-    assert [step for piece in pieces for key, _, step, _ in piece if key == "loss"] == [7, 8]
+    assert sorted(each.value for piece in pieces for each in piece if each.key == "x") == list(range(25_000))
+    assert [each.step for piece in pieces for each in piece if each.key == "loss"] == [7, 8]
     assert everything(files) == []
 
 
