@@ -18,8 +18,10 @@ import msgspec
 from gradient_jupyter.resources.base import Request, Resource
 from gradient_jupyter.resources.errors import InvalidRequest
 
+#: Characters of a name.
+MOST_KEY = 250
 MetricKey = Annotated[
-    str, msgspec.Meta(min_length=1, max_length=250, pattern=r"^[^\x00-\x1f\x7f\ud800-\udfff]+\Z")
+    str, msgspec.Meta(min_length=1, max_length=MOST_KEY, pattern=r"^[^\x00-\x1f\x7f\ud800-\udfff]+\Z")
 ]
 #: What SQLite and every client's integers can hold.
 _MOST = 2**63 - 1
