@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 import queue
+import resource
 import threading
 import time
 from collections import OrderedDict
@@ -30,7 +31,10 @@ T = TypeVar("T")
 
 _SYNC_S = 1.0
 _IDLE_S = 30.0
-_MOST_OPEN = 64
+_OPEN = (64, 512)
+"""Files that are kept open: at least, and where descriptors are plenty."""
+_DESCRIPTORS = 16
+"""Of so many that this process may have, one file: SQLite takes three for each."""
 _GROUP = 512
 _READERS = 2
 _READ_S = 3 * pointfile.WITHIN_S
@@ -61,6 +65,8 @@ class Points:
         self._writer = threading.Thread(target=self._write_loop, name="points-writer", daemon=True)
         self._readers = Apart("points-reader", _READERS, _READ_S)
         self._files: OrderedDict[Path, PointFile] = OrderedDict()
+        least, most = _OPEN
+        self._most_open = max(least, min(most, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // _DESCRIPTORS))
         self._used: dict[Path, float] = {}
         self._dirty: set[Path] = set()
         self._syncing: threading.Thread | None = None
@@ -214,7 +220,7 @@ class Points:
     def _file(self, directory: Path) -> PointFile:
         file = self._files.get(directory)
         if file is None:
-            if len(self._files) >= _MOST_OPEN:
+            if len(self._files) >= self._most_open:
                 self._release(next(iter(self._files)))
             file = self._files[directory] = PointFile(directory, self._most_points, self._most_series)
         self._files.move_to_end(directory)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+import shutil
+import subprocess
+import sys
 import os
 import subprocess
 import sys
@@ -15,7 +18,7 @@ from disks import loop_disk, need_mounts, need_program, tmpfs
 from gradient_jupyter.control.points import Points
 from gradient_jupyter.resources.errors import GradientError, NoSpace, ServerError
 from gradient_jupyter.resources.metric import Sample
-from gradient_jupyter.store import series
+from gradient_jupyter.store import guarded, series
 from gradient_jupyter.store.pointfile import NAME
 
 
@@ -205,3 +208,31 @@ def test_pipes_in_place_of_files_hold_up_neither_other_runs_nor_the_end(tmp_path
         await points.close()
 
     asyncio.run(main())
+
+
+LOOKS = """
+import sqlite3, sys
+with sqlite3.connect(sys.argv[1]) as connection:
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("SELECT count(*) FROM series").fetchall()
+connection.close()
+"""
+
+
+def test_another_program_that_looks_at_the_file_takes_nothing_from_it(tmp_path):
+    """P8. Fault: somebody opens it with sqlite3 and closes it again, while the server writes to it; then the
+    server dies. (Closing any descriptor of a file gives up all of a process's locks on it.)"""
+
+    async def main() -> None:
+        points = Points(10**7, 100)
+        points.start()
+        for start in range(0, 3000, 100):
+            await points.append(tmp_path, some(start))
+            if start % 1000 == 0:
+                guarded.sync(tmp_path / NAME)
+                subprocess.run([sys.executable, "-c", LOOKS, str(tmp_path / NAME)], check=True)
+        shutil.copytree(tmp_path, tmp_path / "dead")  # as the files stand when it dies now
+        await points.close()
+
+    asyncio.run(main())
+    assert steps(tmp_path / "dead") == steps(tmp_path) == list(range(3000))
