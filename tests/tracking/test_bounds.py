@@ -147,7 +147,8 @@ def test_a_search_in_many_experiments_asks_for_rights_once(tmp_path):
         asked = []
 
         def count(connection, cursor, statement, *_):
-            asked.append(statement)
+            if "members" in statement:  # a connection's first use says more than what is asked here
+                asked.append(statement)
 
         async def statements(ids):
             asked.clear()
@@ -158,7 +159,7 @@ def test_a_search_in_many_experiments_asks_for_rights_once(tmp_path):
         event.listen(Engine, "before_cursor_execute", count)
         try:
             one = await statements([project])
-            assert one > 0 and await statements([project, *(f"pr{n}" for n in range(500))]) == one
+            assert one == await statements([project, *(f"pr{n}" for n in range(500))]) == 1
         finally:
             event.remove(Engine, "before_cursor_execute", count)
 
