@@ -13,7 +13,7 @@ from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that tests find the harness `solo`
 
-from gitserver import GitServer
+from gitserver import GitServer, outbound_options
 from people import People
 from solo import SoloServer
 
@@ -67,13 +67,6 @@ def git_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GitServer]:
     server = GitServer(tmp_path_factory.mktemp("git"))
     yield server
     server.stop()
-
-
-def outbound_options(server: GitServer) -> tuple[str, ...]:
-    return (
-        f"--GradientServer.outbound_allow=['localhost:{server.port}']",
-        f"--GradientServer.outbound_ca_file={server.cert}",
-    )
 
 
 @pytest.fixture(scope="session")

@@ -282,3 +282,11 @@ def have_parts() -> str | None:
         if shutil.which(need) is None:
             return f"{need} is not installed"
     return None
+
+
+def outbound_options(server: GitServer) -> tuple[str, ...]:
+    """What lets a server of ours go there."""
+    return (
+        f"--GradientServer.outbound_allow=['localhost:{server.port}']",
+        f"--GradientServer.outbound_ca_file={server.cert}",
+    )

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import itertools
 import json
 import signal
 import sqlite3
 import sys
 from pathlib import Path
+from typing import Any
 
 import blake3
 import urllib3
 from solo import PATIENCE_S, SoloServer
 from sqlalchemy import insert
 
-from gradient_jupyter.control.tokens import Tokens
+from gradient_jupyter.control.tokens import PUSH_PREFIX, Tokens
 from gradient_jupyter.resources.base import new_id, now_us
 from gradient_jupyter.resources.token import Scope, Token, digest
 from gradient_jupyter.store import projects, tokens, users
@@ -49,6 +51,7 @@ ROLES = (
     "job",  # a run of the owner's, by its own token
     "other",  # another run of the owner's
     "fenced",  # a run of the owner's that is over
+    "push",  # a run of the owner's, by the token in the address where it pushes metrics
 )
 
 
@@ -62,12 +65,14 @@ class People(SoloServer):
             "--GradientServer.machine_types={'small': {'cpus': 0.01, 'memory_bytes': 1048576}}",
             "--GradientServer.default_machine_type=small",
             "--GradientServer.stop_grace_s=1",
+            "--GradientServer.system_metrics_s=0",  # what is measured changes files by itself
             *options,
         )
         self.tokens: dict[str, str | None] = {"none": None, "wrong": "gru_" + "w" * 43}
         self.ids: dict[str, str] = {}
         self.user_ids: dict[str, str] = {}
         self._line: http.client.HTTPConnection | None = None
+        self._numbers = itertools.count()
         self.http = urllib3.PoolManager(retries=False, timeout=PATIENCE_S)
 
     def start(self) -> People:
@@ -241,10 +246,11 @@ class People(SoloServer):
                 found[name] = hashlib.sha256(repr(rows).encode()).hexdigest()
         finally:
             database.close()
-        for room in ("blobs", "jobs", "storage", "datasets"):
+        for room in ("blobs", "jobs", "runs", "storage", "datasets"):
             files = [
-                (str(path), path.lstat().st_size if path.is_file() else 0)
+                (str(path), _content(path))
                 for path in sorted((self.data / room).rglob("*"))
+                if not path.name.startswith("metrics.sqlite-")
             ]
             found[f"{room}/"] = hashlib.sha256(repr(files).encode()).hexdigest()
         return found
@@ -255,7 +261,7 @@ class People(SoloServer):
             connection.info[_CHANGES] = []
             people = {
                 name: users.ensure(connection, f"test-{name}", f"{name} {CANARY if name == 'owner' else ''}")
-                for name in ("owner", "admin", "member", "viewer", "stranger")
+                for name in ("owner", "admin", "member", "viewer", "stranger", "guest")
             }
             self.user_ids = {name: user.id for name, user in people.items()}
             operator = users.find(connection, "solo")
@@ -275,7 +281,7 @@ class People(SoloServer):
             now = now_us()
             everything, most = tuple(Scope), (Scope.READ, Scope.WRITE, Scope.ACCESS)
             for who, of, scopes, project, expires_us, revoked_us in (
-                *((name, name, everything, None, None, None) for name in people),
+                *((name, name, everything, None, None, None) for name in people if name != "guest"),
                 ("reader", "owner", (Scope.READ,), None, None, None),
                 ("scraper", "operator", (Scope.METRICS,), None, None, None),
                 ("inner", "owner", most, self.ids["project"], None, None),
@@ -319,15 +325,71 @@ class People(SoloServer):
         self.tokens["job"] = made.of(self.ids["running"], 1)
         self.tokens["other"] = made.of(self.ids["second"], 1)
         self.tokens["fenced"] = made.of(self.ids["done"], 1)
+        self.tokens["push"] = made.of(self.ids["running"], 1, PUSH_PREFIX)
         progress = {"fraction": 0.5}
         path = f"/api/v1/jobs/{self.ids['running']}"
         assert self.ask("owner", "PUT", f"{path}/progress", body=progress).status == 202
         while self.ask("owner", "GET", path).json()["progress"] is None:
             pass
+        self._log_things()
         self.quiet()
         # Every token has been used once, so that no later request is the first.
         for who in ROLES:
             self.ask(who, "GET", "/api/v1/machine-types")
+
+    def _log_things(self) -> None:
+        """What is kept beside jobs: members, secrets, a dataset, and what MLflow logs."""
+        self.ids |= {
+            "guest": f"user:{self.user_ids['guest']}", "seen": f"user:{self.user_ids['viewer']}",
+            "team": "some-team", "tag": "t" * 16, "put-secret": "set-here",
+            "project-name": f"project%20{CANARY}",
+            "secret": self.new_secret(), "shared-secret": self.new_secret(self.ids["project"]),
+            "dataset": self.new_dataset(), "run": self.new_run(), "model": self.new_model(),
+        }  # fmt: skip
+        self.ids["notes"] = f"{self.ids['project']}/{self.ids['run']}/artifacts"
+        self.ids["note"] = self.new_note("note.txt")
+        for key in ("tag-of-run", "tag-of-experiment", "tag-of-model"):
+            self.ids[key] = key
+        self.mlflow("runs/set-tag", {"run_id": self.ids["running"], "key": "tag-of-run", "value": CANARY})
+        point = {"run_id": self.ids["running"], "key": "loss", "value": 0.5, "step": 0}
+        self.mlflow("runs/log-metric", point)
+
+    def mlflow(self, what: str, body: object, method: str = "POST") -> Any:
+        """Something of the owner's, by MLflow's API."""
+        answer = self.ask("owner", method, f"/mlflow/api/2.0/mlflow/{what}", body=body)
+        assert answer.status == 200, answer.data
+        return answer.json()
+
+    def new_secret(self, project_id: str | None = None) -> str:
+        name = f"secret-{len(self.ids)}-{next(self._numbers)}"
+        where = "secrets/user" if project_id is None else f"projects/{project_id}/secrets"
+        answer = self.ask("owner", "PUT", f"/api/v1/{where}/{name}", body={"value": f"{CANARY} {name}"})
+        assert answer.status == 200, answer.data
+        return name
+
+    def new_dataset(self) -> str:
+        body = {
+            "name": f"data-{CANARY}-{next(self._numbers)}", "snapshot": self.ids["snapshot"],
+            "description": CANARY,
+        }  # fmt: skip
+        answer = self.ask("owner", "POST", "/api/v1/datasets", body=body)
+        assert answer.status == 201, answer.data
+        return str(answer.json()["id"])
+
+    def new_run(self) -> str:
+        made = self.mlflow("runs/create", {"experiment_id": self.ids["project"], "run_name": CANARY})
+        return str(made["run"]["info"]["run_id"])
+
+    def new_model(self) -> str:
+        made = self.mlflow("logged-models", {"experiment_id": self.ids["project"], "name": CANARY})
+        return str(made["model"]["info"]["model_id"])
+
+    def new_note(self, name: str) -> str:
+        """The path of a new artifact of the run's."""
+        path = f"{self.ids['notes']}/{name}"
+        at = f"/mlflow/api/2.0/mlflow-artifacts/artifacts/{path}"
+        assert self.ask("owner", "PUT", at, data=CANARY.encode()).status == 200
+        return path
 
     def finished_job(self) -> str:
         """A job of the owner's that has left ``model.bin``."""
@@ -346,6 +408,18 @@ class People(SoloServer):
         answer = self.ask("owner", "POST", "/api/v1/blobs", data=packed(content))
         assert answer.status == 201, answer.data
         return digest.hexdigest()
+
+
+def _content(path: Path) -> object:
+    """Of a file its size; of metrics what is stored, since their files settle by themselves."""
+    if path.name != "metrics.sqlite":
+        return path.lstat().st_size if path.is_file() else 0
+    database = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=PATIENCE_S)
+    try:
+        names = [row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        return [database.execute(f'SELECT * FROM "{name}"').fetchall() for name in sorted(names)]
+    finally:
+        database.close()
 
 
 def packed(content: bytes) -> bytes:

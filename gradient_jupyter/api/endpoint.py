@@ -9,12 +9,12 @@ logged under an id and answered as a 500 that names it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import logging
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -55,6 +55,13 @@ requests = logging.getLogger("gradient_jupyter.requests")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _METHODS = ("GET", "HEAD", "POST", "DELETE", "PATCH", "PUT", "OPTIONS")
 _DRAIN = 1 << 20
+#: Of every answer.
+_HEADERS = (
+    ("Cache-Control", "no-store"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+)
 #: What these open changes rows, so it is refused while nothing may be changed.
 _CHANGING = frozenset({Right.WRITE, Right.ACCESS})
 
@@ -80,7 +87,6 @@ class Endpoint(web.RequestHandler):
         self._began_s = time.monotonic()
         self._streamed = False
         self._over = False
-        self._open = contextlib.ExitStack()
         # Until somebody is known: where it comes from. (tornado asks for the id before it calls us.)
         self._asking = Asking(request_id=self.request_id, address=self.request.remote_ip or "")
 
@@ -209,11 +215,14 @@ class Endpoint(web.RequestHandler):
         if self._over:
             return
         self._over = True
-        self._open.close()
+        self.host.watch.end(self)
         self._tell("request_over")
         took_s = time.monotonic() - self._began_s
         method = self.request.method if self.request.method in _METHODS else "(other)"
         self.host.meter.request(method, self.template, status, took_s, streamed=self._streamed)
+        route = self.routes.get(method)
+        if route is not None and not route.told and status < 400:
+            return
         requests.info(
             "%s %s %d %.1f ms", method, self.template, status, took_s * 1000,
             extra={
@@ -227,12 +236,11 @@ class Endpoint(web.RequestHandler):
         return
 
     def set_default_headers(self) -> None:
-        self.clear_header("Server")
-        self.set_header("Cache-Control", "no-store")
-        self.set_header("X-Content-Type-Options", "nosniff")
-        self.set_header("Referrer-Policy", "no-referrer")
-        self.set_header("Cross-Origin-Resource-Policy", "same-origin")
-        self.set_header("X-Request-Id", self.request_id)
+        # Not by ``set_header``, which looks through each value for what no header may hold.
+        del self._headers["Server"]
+        for name, value in _HEADERS:
+            self._headers[name] = value
+        self._headers["X-Request-Id"] = self.request_id
 
     def log_exception(self, *args: Any) -> None:
         """What concerns us was logged by ``_refuse``; the rest is a caller's malformed HTTP."""
@@ -288,9 +296,7 @@ class Endpoint(web.RequestHandler):
             query=self._query(route),
         )
         if route.right is not Right.PUBLIC:
-            self._open.enter_context(
-                self.host.watch.over(lambda: self._check_still(route, path), self._cut_off)
-            )
+            self.host.watch.begin(self, lambda: self._check_still(route, call), self._cut_off)
         return route, call
 
     async def _recognise(self) -> Principal:
@@ -328,12 +334,15 @@ class Endpoint(web.RequestHandler):
         )  # fmt: skip
         context.enter(self._asking)
 
-    async def _check_still(self, route: Route, path: dict[str, str]) -> None:
+    async def _check_still(self, route: Route, call: Call) -> None:
         """Raises when whoever asked would not be let in any more."""
         principal = await self._whose()
         if principal.attempt is not None:
             return
         check_right(principal, route.right)
+        if route.still is not None:
+            await route.still(replace(call, principal=principal))
+        path = call.path
 
         def look(connection: Connection) -> None:
             # What was deleted meanwhile ends in its own way.

@@ -14,13 +14,17 @@ async def page(call: Call) -> Members:
 
 
 async def put(call: Call) -> Project:
-    return await members.put(
+    project = await members.put(
         call.plane, call.principal, call.path["project_id"], call.path["principal"], call.body.role
     )
+    call.host.watch.look_now()  # a lesser role than before may be no role for what is open
+    return project
 
 
 async def remove(call: Call) -> Members:
-    return await members.remove(call.plane, call.principal, call.path["project_id"], call.path["principal"])
+    left = await members.remove(call.plane, call.principal, call.path["project_id"], call.path["principal"])
+    call.host.watch.look_now()
+    return left
 
 
 def routes() -> list[Route]:
@@ -30,12 +34,12 @@ def routes() -> list[Route]:
             summary="Who shares a project, its owner first",
         ),
         Route(
-            "PUT", "/projects/{project_id}/members/{principal}", Right.WRITE, put, body=SetMember,
+            "PUT", "/projects/{project_id}/members/{principal}", Right.ACCESS, put, body=SetMember,
             returns=Project,
             summary="Make user:ID, group:NAME or a person by their name a member, or change their role",
         ),
         Route(
-            "DELETE", "/projects/{project_id}/members/{principal}", Right.WRITE, remove, returns=Members,
+            "DELETE", "/projects/{project_id}/members/{principal}", Right.ACCESS, remove, returns=Members,
             summary="End a membership; the owner's cannot be ended",
         ),
     ]  # fmt: skip

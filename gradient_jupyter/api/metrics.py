@@ -98,7 +98,7 @@ def routes() -> list[Route]:
     return [
         Route(
             "POST", "/jobs/{job_id}/metrics", Right.WRITE, log, body=LogMetrics, returns=Accepted, status=202,
-            inside=Inside.ITS_JOB, body_limit=_BODY,
+            inside=Inside.ITS_JOB, body_limit=_BODY, told=False,
             summary="Write points of metrics; what was stored before is not stored twice",
         ),
         Route(

@@ -66,7 +66,8 @@ def routes() -> list[Route]:
         *(
             Route(
                 method, path, Right.WRITE, push, sink=Push, body_media="text/plain",
-                returns=Accepted, status=202, inside=Inside.HANDLER, face=FACE, summary=summary,
+                returns=Accepted, status=202, inside=Inside.HANDLER, face=FACE, told=False,
+                summary=summary,
             )
             for method, summary in (
                 ("PUT", "Push metrics in Prometheus' text form; each series becomes a point of the run"),

@@ -9,8 +9,8 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 from tornado.httputil import HTTPHeaders
@@ -119,9 +119,8 @@ class Heart(Protocol):
 class Watch(Protocol):
     """Looks again at open requests."""
 
-    def over(
-        self, check: Callable[[], Awaitable[None]], cut: Callable[[], None]
-    ) -> AbstractContextManager[None]: ...
+    def begin(self, key: object, check: Callable[[], Awaitable[None]], cut: Callable[[], None]) -> None: ...
+    def end(self, key: object) -> None: ...
     def look_now(self) -> None:
         """Something was taken from somebody: what they have open ends."""
 
@@ -193,26 +192,32 @@ class Route:
     media: str = "application/json"
     """The media type of the answer."""
     inside: Inside = Inside.CLOSED
+    still: Callable[[Call], Awaitable[object]] | None = None
+    """Raises when what was asked for exists no more for whoever asks. Called again while a long answer lasts,
+    where neither ``{job_id}`` nor ``{project_id}`` of the path says it."""
     face: Face = NATIVE
     headers: dict[str, str] = field(default_factory=dict)
     """Request headers it understands, with what they mean: for the document."""
+    told: bool = True
+    """Each request has its line in the log. False: runs call this for every number, and a request that
+    succeeds is only counted."""
 
-    @property
+    @cached_property
     def limit(self) -> int:
         return self.body_limit or (JSON_BODY if self.body else 0)
 
-    @property
+    @cached_property
     def address(self) -> str:
         """The whole path, as a document shows it."""
         return self.face.prefix + self.path.replace("...}", "}")
 
-    @property
+    @cached_property
     def pattern(self) -> str:
         """The whole path as a regular expression with one named group per placeholder."""
         rest = re.sub(r"\{(\w+)\.\.\.\}", r"(?P<\1>.+)", self.face.prefix + self.path)
         return re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", rest)
 
-    @property
+    @cached_property
     def names(self) -> list[str]:
         return re.findall(r"\{(\w+)(?:\.\.\.)?\}", self.path)
 

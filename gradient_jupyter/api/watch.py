@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 
 from gradient_jupyter.resources.errors import GradientError
 
@@ -38,15 +37,13 @@ class Watch:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    @contextmanager
-    def over(self, check: Callable[[], Awaitable[None]], cut: Callable[[], None]) -> Iterator[None]:
-        """While this lasts ``check`` is asked now and then, and ``cut`` called when it raises."""
-        key = object()
+    def begin(self, key: object, check: Callable[[], Awaitable[None]], cut: Callable[[], None]) -> None:
+        """Until ``end(key)`` ``check`` is asked now and then, and ``cut`` called when it raises."""
         self._open[key] = check, cut
-        try:
-            yield
-        finally:
-            self._open.pop(key, None)
+
+    def end(self, key: object) -> None:
+        """It may never have begun."""
+        self._open.pop(key, None)
 
     def look_now(self) -> None:
         """Something was taken from somebody."""

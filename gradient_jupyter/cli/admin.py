@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 _WORDS = {
     "artifacts": "what jobs left in /artifacts",
     "logs": "what jobs printed",
+    "metrics": "what jobs measured",
+    "runs": "runs and models that MLflow logged beside jobs",
     "workspaces": "copies that runs work in",
     "files": "what was sent, each content once",
     "storage": "/storage, kept for ever",
@@ -28,6 +30,7 @@ _WORDS = {
 _FREED = {
     "jobs": "Jobs older than they are kept",
     "snapshots": "Snapshots that no job and no dataset names",
+    "runs": "Runs that were deleted",
     "trees": "Unpacked datasets that no job uses",
     "files": "Files that no snapshot names",
     "uploads": "Uploads that never ended",
@@ -208,7 +211,7 @@ def _show_use(use: DiskUse) -> None:
             if one.bytes or one.files
         ),
     )
-    _shares("Project", "logs, artifacts and workspaces", use.projects)
+    _shares("Project", "logs, artifacts, workspaces and runs", use.projects)
     _shares("Owner", "files sent, before compression", use.owners)
 
 

@@ -11,9 +11,9 @@ def completion(*, shell: str) -> int:
     """Print the completion script for a shell.
 
     \b
-    bash: eval "$(gradient completion bash)"          in ~/.bashrc
-    zsh:  eval "$(gradient completion zsh)"           in ~/.zshrc
-    fish: gradient completion fish | source           in ~/.config/fish/config.fish
+    bash: eval "$(gradient completion bash)"         in ~/.bashrc
+    zsh:  eval "$(gradient completion zsh)"          in ~/.zshrc
+    fish: gradient completion fish | source          in ~/.config/fish/config.fish
     """
     from click.shell_completion import get_completion_class
 

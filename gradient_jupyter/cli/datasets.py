@@ -292,7 +292,7 @@ def delete(dataset: str, *, as_json: bool) -> int:
         return 0
     what = clean(found.name) if gone.gone else f"{clean(found.name)}:{named.version}"
     held = "nothing is freed while jobs, or other datasets, hold the same files"
-    freed = f"{size(gone.bytes)} will be freed" if gone.bytes else held
+    freed = f"up to {size(gone.bytes)} will be freed" if gone.bytes else held
     note(f"  {what}  is gone; {freed}")
     return 0
 

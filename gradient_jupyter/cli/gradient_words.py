@@ -27,9 +27,16 @@ _CLUSTER = Refusal(
 _IMAGE = Refusal("No image is built here.", "Install what the Dockerfile does, and leave it out.")
 _MODEL = Refusal("There is no model repository yet.", "Leave the model in $GRADIENT_ARTIFACTS_DIR.")
 _EXPERIMENT = Refusal("There are no experiments yet.", "Tags hold jobs together: --tag NAME.")
-_PRIVATE = Refusal(
-    "Private repositories are not fetched: the password would be stored.",
-    "Clone it, and send the directory: --workspace DIR.",
+_DATASET = Refusal(
+    "A job names a dataset that is here already; it fetches none.",
+    "gradient datasets create NAME --from https://..., then --dataset NAME",
+)
+_BUCKET = Refusal(
+    "No bucket is opened here, and no key to one is kept with a job.",
+    "gradient datasets create NAME --from DIR, or an https address that needs none; then --dataset NAME",
+)
+_VOLUME = Refusal(
+    "Datasets are read where they lie, so there is no volume to choose.", "Leave it out: --dataset NAME"
 )
 
 #: By the option's name in small letters, without its dashes.
@@ -65,8 +72,14 @@ OPTIONS: dict[str, Refusal] = {
     "artifactdirectory": Refusal(
         "Artifacts are collected from one place.", "Write them to $GRADIENT_ARTIFACTS_DIR, or /artifacts."
     ),
-    "workspaceusername": _PRIVATE,
-    "workspacepassword": _PRIVATE,
+    "dataseturi": _DATASET,
+    "datasetname": Refusal("Here it is called --dataset.", "--dataset NAME, or --dataset NAME:VERSION"),
+    "datasetversionid": Refusal("A version is named with its dataset.", "--dataset NAME:VERSION"),
+    "datasetetag": Refusal("A version is named with its dataset.", "--dataset NAME:VERSION"),
+    "datasetawsaccesskeyid": _BUCKET,
+    "datasetawssecretaccesskey": _BUCKET,
+    "datasetvolumekind": _VOLUME,
+    "datasetvolumesize": _VOLUME,
     "experimentid": _EXPERIMENT,
     "modeltype": _MODEL,
     "modelpath": _MODEL,

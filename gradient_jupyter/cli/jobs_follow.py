@@ -52,7 +52,10 @@ def logs(*, job_id: str, follow: bool, attempt: int | None, as_json: bool) -> in
 @click.command()
 @job_argument
 @click.option(
-    "--state", type=click.Choice(_STATES, case_sensitive=False), help="Wait for this state.  [any end]"
+    "--state",
+    type=click.Choice(_STATES, case_sensitive=False),
+    metavar="STATE",
+    help=f"Wait for this state: {', '.join(_STATES)}.  [any end]",
 )
 @click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait no longer than this.")
 @json_option

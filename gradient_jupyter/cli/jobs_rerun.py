@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from gradient_jupyter.cli.options import (
@@ -60,7 +62,7 @@ def rerun(
     if words[:1] == ("--",):  # after the job's id, click leaves it where it is
         words = words[1:]
     from gradient_jupyter.cli.submit import accepted
-    from gradient_jupyter.client import Client
+    from gradient_jupyter.client import Client, directory
 
     with Client() as client:
         job = client.jobs.get(job_id).rerun(
@@ -78,4 +80,5 @@ def rerun(
             ports=running.ports,
             datasets=datasets if datasets or no_datasets else None,
         )
+        directory.remember(Path(), job_id=job.id, make=False)
         return accepted(job, follow=follow, as_json=as_json)

@@ -12,7 +12,6 @@ import stat
 import sys
 import textwrap
 from difflib import get_close_matches
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -63,10 +62,12 @@ def write(ctx: click.Context, path: str) -> None:
         sys.stdout.write(text)
         return
     try:
-        with Path(path).open("x", encoding="utf-8") as file:
-            file.write(text)
+        # It may hold --env KEY=value.
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError:
         raise Failed(f"{path} is there already.", next="Name another file, or remove it.") from None
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
     from gradient_jupyter.cli.terminal import note
     from gradient_jupyter.cli.text import clean
 

@@ -59,8 +59,17 @@ def repeat(
                 priority=running.priority,
                 tags=running.tags,
                 ports=running.ports,
+                max_size=submission.max_size,
+                ignore=submission.ignore,
+                workspace_username=submission.workspace_username,
+                workspace_password=submission.workspace_password,
+                datasets=submission.datasets or None,
                 on_progress=shown.show,
             )
+        for each in job.record.datasets:
+            if receipt.outcome.datasets.get(each.wanted, each.snapshot) != each.snapshot:
+                note(step("!", "yellow", "otherwise", f"{clean(each.wanted)} holds other files now"))
+        _warn(job)
         there = receipt.outcome.python
         if job.record.host and there and job.record.host.python != there:
             note(step("!", "yellow", "note", f"The receipt's job ran with {clean(there)}."))
@@ -192,6 +201,10 @@ def _create(client: Client, command: tuple[str, ...], submission: Submission, *,
             ignore=submission.ignore,
             on_progress=shown.show,
         )
+    _warn(job)
+    return job
+
+
+def _warn(job: Job) -> None:
     for warning in job.record.warnings:
         note(step("!", "yellow", "note", clean(warning)))
-    return job

@@ -111,16 +111,31 @@ def list_tokens(*, ended_too: bool, as_json: bool) -> int:
 
 @tokens.command()
 @click.argument("token_ids", metavar="TOKEN...", nargs=-1, required=True)
-def revoke(*, token_ids: tuple[str, ...]) -> int:
+@json_option
+def revoke(*, token_ids: tuple[str, ...], as_json: bool) -> int:
     """End tokens, by their ids, and what was made with them. What they have open is cut."""
+    from gradient_jupyter.cli.failures import show
+    from gradient_jupyter.cli.terminal import print_json
     from gradient_jupyter.cli.text import clean
     from gradient_jupyter.client import Client
+    from gradient_jupyter.resources.errors import GradientError
 
+    revoked, worst = [], 0
     with Client() as client:
         for token_id in token_ids:
-            client.tokens.revoke(token_id)
-            note(f"  {clean(token_id)}  opens nothing any more")
-    return 0
+            try:
+                client.tokens.revoke(token_id)
+            except GradientError as error:
+                if len(token_ids) == 1:
+                    raise
+                worst = show(error, as_json=as_json)
+                continue
+            revoked.append(token_id)
+            if not as_json:
+                note(f"  {clean(token_id)}  opens nothing any more")
+    if as_json:
+        print_json({"revoked": revoked})
+    return worst
 
 
 def _ended(token: Token, now_us: int) -> bool:

@@ -169,17 +169,35 @@ class Jobs:
         priority: int | None = None,
         tags: Sequence[str] | None = None,
         ports: str | Sequence[str] | None = None,
+        max_size: int | str | None = None,
+        ignore: Sequence[str] = (),
+        workspace_username: str | None = None,
+        workspace_password: str | None = None,
+        datasets: Sequence[str] | None = None,
         on_progress: Callable[[upload.Progress], None] | None = None,
     ) -> Job:
         """Runs what a receipt says exactly so again, save for what is given here; ``env`` is laid over.
 
         The files are the same to the byte: the server's, if it still has them and they are yours; else those
-        in ``workspace``, or in the repository they came from, if they are the same. Raises ``NotFound``
-        (``receipt-files-missing``) when they are nowhere.
+        in ``workspace``, or in the repository they came from, if they are the same. ``max_size`` and
+        ``ignore`` are for reading ``workspace``, user name and password for opening the repository. Raises
+        ``NotFound`` (``receipt-files-missing``) when they are nowhere.
         """
         if not isinstance(receipt, Receipt):
             receipt = receipts.read(receipt)
         _one_project(project, project_id)
+        there = receipts.Where(
+            workspace=None if workspace is None else os.fspath(workspace),
+            max_size=max_size,
+            ignore=ignore,
+            login=_login(
+                workspace_username,
+                workspace_password,
+                None if project_id is not None else project or receipt.project,
+                project_id,
+            ),
+        )
+        there.check(receipt)
         seconds, opened = _seconds(max_duration), _ports(ports)
         request = wire.CreateJob(
             command=receipt.command if command is None else _words(command),
@@ -196,6 +214,7 @@ class Jobs:
             priority=receipt.priority if priority is None else priority,
             tags=receipt.tags if tags is None else tuple(tags),
             ports=receipt.ports if opened is None else opened,
+            datasets=receipt.datasets if datasets is None else tuple(datasets),
         )
         check_request(request)
         key = secrets.token_urlsafe(24)
@@ -204,8 +223,7 @@ class Jobs:
         except NotFound as error:
             if error.code != "no-such-snapshot":
                 raise
-        where = None if workspace is None else os.fspath(workspace)
-        sent = receipts.bring(self._transport, receipt, where, on_progress)
+        sent = receipts.bring(self._transport, receipt, there, on_progress)
         request = msgspec.structs.replace(request, source=sent.source or receipt.source)
         return Job(self._transport, self._ask(request, key))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -15,6 +16,7 @@ from gradient_jupyter.resources.errors import GradientError, InvalidRequest, Not
 from gradient_jupyter.resources.job import Job
 from gradient_jupyter.resources.receipt import MOST_ARTIFACTS, SCHEMA, Outcome, Output, Receipt
 from gradient_jupyter.resources.snapshot import EMPTY_TREE
+from gradient_jupyter.workspace.limit import parse_size
 from gradient_jupyter.workspace.repository import is_repository
 
 
@@ -25,12 +27,14 @@ def of(job: Job, artifacts: Iterable[Artifact]) -> Receipt:
         schema=SCHEMA,  # type: ignore[arg-type]
         name=job.name, project=job.project, command=job.command, snapshot=job.snapshot, source=job.source,
         machine_type=job.machine_type, env=job.env, ports=job.ports, retries=job.retries,
+        datasets=tuple(each.wanted for each in job.datasets),
         max_duration_s=job.max_duration_s, priority=job.priority, tags=job.tags,
         outcome=Outcome(
             job=job.id, state=job.state, exit_code=job.exit_code, attempts=job.attempt,
             created_us=job.created_us, started_us=job.started_us, ended_us=job.ended_us,
             python=job.host.python if job.host else "",
             artifacts=tuple(left[:MOST_ARTIFACTS]), artifacts_in_all=len(left),
+            datasets={each.wanted: each.snapshot for each in job.datasets},
         ),
     )  # fmt: skip
 
@@ -59,11 +63,43 @@ def read(said: object) -> Receipt:
         ) from error
 
 
+class Where(NamedTuple):
+    """Where a receipt's files may be had when the server does not have them any more."""
+
+    workspace: str | None
+    max_size: int | str | None = None
+    ignore: Sequence[str] = ()
+    login: workspaces.Login | None = None
+    """Opens ``workspace`` if that is a repository, else the receipt's. Never both: anybody may have written
+    the receipt, and what opens one repository is not for the other."""
+
+    def check(self, receipt: Receipt) -> None:
+        """Raises ``InvalidRequest`` for what could be of no use, also where the server has the files."""
+        workspaces.check_ignore(self.workspace, self.ignore)
+        if isinstance(self.max_size, str):
+            parse_size(self.max_size, of="max_size")
+        if self.login is not None:
+            if not is_repository(self._own or receipt.source):
+                raise workspaces.no_repository()
+            workspaces.check_login(self.login)
+
+    @property
+    def _own(self) -> str | None:
+        return self.workspace if self.workspace is not None and is_repository(self.workspace) else None
+
+    def find(self, candidate: str, on_progress: OnProgress | None) -> workspaces.Workspace:
+        if is_repository(candidate):
+            opened = self._own is None or candidate == self._own
+            return workspaces.find(candidate, on_progress, login=self.login if opened else None)
+        return workspaces.find(candidate, on_progress, max_size=self.max_size, ignore=self.ignore)
+
+
 def bring(
-    transport: Transport, receipt: Receipt, workspace: str | None, on_progress: OnProgress | None
+    transport: Transport, receipt: Receipt, where: Where, on_progress: OnProgress | None
 ) -> workspaces.Sent:
-    """Makes the server have the receipt's files again: from ``workspace`` if that holds the same, else from
+    """Makes the server have the receipt's files again: from the workspace if that holds the same, else from
     the repository they came from. Raises ``NotFound`` when they are nowhere."""
+    workspace = where.workspace
     if receipt.snapshot == EMPTY_TREE:
         return workspaces.Sent(upload.send_nothing(transport))
     tried = ["the server does not have them"]
@@ -72,7 +108,7 @@ def bring(
         candidates.append(receipt.source)
     for candidate in candidates:
         try:
-            files = workspaces.find(candidate, on_progress)
+            files = where.find(candidate, on_progress)
             if files.snapshot != receipt.snapshot and not is_repository(candidate):
                 tried.append(f"{candidate} holds others")
                 continue

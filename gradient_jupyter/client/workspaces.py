@@ -94,14 +94,9 @@ def find(
     ``$GRADIENT_WORKSPACE_LIMIT`` says, or 512 MiB. ``none`` lifts it. ``login`` opens a private repository.
     ``ignore`` are further rules of what stays behind, as in a ``.gradientignore``.
     """
-    if ignore and not (workspace is not None and Path(workspace).expanduser().is_dir()):
-        raise InvalidRequest("Only of a directory can something be left out.", code="nothing-to-ignore")
-    is_git = isinstance(workspace, str) and is_repository(workspace)
-    if login is not None and not is_git:
-        raise InvalidRequest(
-            "Only a repository (git+https://…) is opened with a user name and a password.",
-            code="bad-credentials",
-        )
+    check_ignore(workspace, ignore)
+    if login is not None and not (isinstance(workspace, str) and is_repository(workspace)):
+        raise no_repository()
     if workspace is None or workspace == NONE:
         return _Nothing()
     if isinstance(workspace, str) and is_repository(workspace):
@@ -116,6 +111,30 @@ def find(
     if max_size is None:
         limit = default_limit()
     return _Local(Path(workspace).expanduser(), limit, on_progress, ignore)
+
+
+def check_ignore(workspace: Path | str | None, ignore: Sequence[str]) -> None:
+    """Raises ``InvalidRequest`` where ``ignore`` would do nothing."""
+    if ignore and not (workspace is not None and Path(workspace).expanduser().is_dir()):
+        raise InvalidRequest("Only of a directory can something be left out.", code="nothing-to-ignore")
+
+
+def check_login(login: Login) -> None:
+    """Raises ``InvalidRequest`` unless the password is named and not given."""
+    if reference(login.password) is None:
+        raise InvalidRequest(
+            "A repository's password is not sent as it is: it would be in histories and logs.",
+            next="Set it as a secret (gradient secrets set NAME) and give secret:NAME.",
+            code="bad-credentials",
+        )
+
+
+def no_repository() -> InvalidRequest:
+    """What is told to whoever gives a login for something else."""
+    return InvalidRequest(
+        "Only a repository (git+https://…) is opened with a user name and a password.",
+        code="bad-credentials",
+    )
 
 
 class _Nothing:
@@ -220,12 +239,7 @@ class _Repository:
         url = str(self._repository)
         if self._login is None:
             return FetchGit(url=url)
-        if reference(self._login.password) is None:
-            raise InvalidRequest(
-                "A repository's password is not sent as it is: it would be in histories and logs.",
-                next="Set it as a secret (gradient secrets set NAME) and give secret:NAME.",
-                code="bad-credentials",
-            )
+        check_login(self._login)
         project, project_id = self._login.project, self._login.project_id
         if project is None and project_id is None:
             project, project_id = self.project()

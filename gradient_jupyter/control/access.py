@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
@@ -63,7 +64,7 @@ def project(connection: Connection, principal: Principal, project_id: str, role:
 
 def place(connection: Connection, principal: Principal, project_id: str, role: Role) -> projects.Place:
     """The project as a new job in it needs it."""
-    held = _role(connection, principal, project_id)
+    held = role_in(connection, principal, project_id)
     if held is None:
         raise _no_project(project_id)
     _check(held, role)
@@ -78,6 +79,15 @@ def place_named(connection: Connection, principal: Principal, name: str, role: R
     if found.name != name:
         raise _no_project(name)
     return found
+
+
+def through(connection: Connection, principal: Principal, project_id: str, role: Role) -> str:
+    """As whom somebody who has that role in the project has it: as themselves, or as a group they are in."""
+    for person in principal.persons:
+        held = projects.role(connection, [person], project_id)
+        if held is not None and held.includes(role):
+            return person
+    raise _no_project(project_id)
 
 
 def check_unbound(principal: Principal) -> None:
@@ -101,10 +111,17 @@ def job(connection: Connection, principal: Principal, job_id: str, role: Role) -
 
 
 def _require(connection: Connection, principal: Principal, project_id: str, role: Role) -> None:
-    _check(_role(connection, principal, project_id), role)
+    _check(role_in(connection, principal, project_id), role)
 
 
-def _role(connection: Connection, principal: Principal, project_id: str) -> Role | None:
+def seen(connection: Connection, principal: Principal, project_ids: Sequence[str]) -> list[str]:
+    """Those of the projects that exist for them: one look at the database, however many."""
+    asked = [each for each in project_ids if principal.bound in (None, each)]
+    return projects.of_these(connection, principal.persons, asked) if asked else []
+
+
+def role_in(connection: Connection, principal: Principal, project_id: str) -> Role | None:
+    """What they may do in the project; None when it does not exist for them."""
     if principal.bound not in (None, project_id):
         return None
     return projects.role(connection, principal.persons, project_id)

@@ -49,19 +49,27 @@ async def lately(plane: Plane, job_id: str, attempt: int) -> Job:
     known = plane.changes.placed.get(job_id)
     if known is not None and known.attempt == attempt and known.phase in _LIVING:
         return known
-    return await plane.database.read(lambda connection: living(connection, job_id, attempt))
+    told = plane.changes.told
+    job = await plane.database.read(lambda connection: living(connection, job_id, attempt))
+    plane.changes.found(job, told)  # the next time is without a look at the disk
+    return job
 
 
 def living(connection: Connection, job_id: str, attempt: int) -> Job:
     """The job, if this attempt is its current one and its command may still run. Else ``Conflict``."""
     job = rows.find(connection, job_id)
-    if job is None or job.attempt != attempt or job.phase not in _LIVING:
+    if job is None or not lives(job, attempt):
         raise Conflict(
             f"Attempt {attempt} of the job {job_id} is over, so nothing is accepted from it any more.",
             next="End this process: its results count for nothing.",
             code="attempt-fenced",
         )
     return job
+
+
+def lives(job: Job, attempt: int) -> bool:
+    """Whether this attempt is the job's current one and its command may still run."""
+    return job.attempt == attempt and job.phase in _LIVING
 
 
 _LIVING = frozenset({Phase.PULLING, Phase.STARTING, Phase.RUNNING})

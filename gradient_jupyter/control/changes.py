@@ -41,9 +41,12 @@ class Changes:
         self._queue = queue
         self._moving: asyncio.TimerHandle | None = None
         self.placed: dict[str, Job] = {}
-        """The jobs on machines that changed since the start, as they are on disk: read without asking it."""
+        """Jobs on machines as they are on disk, read without asking it: those that changed since the start,
+        and those that were ``found``."""
         self.of_jobs: Callable[[str, Job | None], None] = lambda job_id, job: None
         """Is told of every job that changed, as it is on disk; None: it is gone. Must not block."""
+        self.told = 0
+        """How often something was told. Whoever reads a job looks before, for ``found``."""
         self._of_job: dict[str, set[JobListener]] = {}
         self._of_all: set[EventListener] = set()
 
@@ -51,6 +54,12 @@ class Changes:
         """Called after each commit, on any thread."""
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
             self._loop.call_soon_threadsafe(self._publish, changes)
+
+    def found(self, job: Job, told: int) -> None:
+        """A job on a machine was read from disk: it is kept, too, unless something was told since (it may
+        have been this job's end)."""
+        if told == self.told:
+            self.placed.setdefault(job.id, job)
 
     def log_grew(self, job_id: str) -> None:
         for listener in self._of_job.get(job_id, ()):
@@ -89,6 +98,7 @@ class Changes:
             self._of_all.discard(listener)
 
     def _publish(self, changes: list[Change]) -> None:
+        self.told += 1
         for change in changes:
             if change.event.noun == "job":
                 self._keep(change.event.id, change)

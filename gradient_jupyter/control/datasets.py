@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from sqlalchemy import Connection
 
+from gradient_jupyter.control import access, audit
 from gradient_jupyter.control.access import Principal
 from gradient_jupyter.resources.dataset import (
     PUBLIC,
@@ -35,7 +36,6 @@ from gradient_jupyter.store import datasets as rows
 from gradient_jupyter.store import garbage
 from gradient_jupyter.store import snapshots as snapshot_rows
 from gradient_jupyter.store.jobs import LIVE
-from gradient_jupyter.workspace.space import space_of
 
 if TYPE_CHECKING:
     from gradient_jupyter.control.plane import Plane
@@ -214,7 +214,9 @@ async def delete(plane: Plane, principal: Principal, dataset_id: str, number: in
         else:
             rows.delete_version(connection, dataset_id, number)
             dataset = found(connection, principal.all, dataset_id)
-        live = garbage.live_snapshots(connection)
+        told = dataset.name if number is None else f"{dataset.name}:{number}"
+        audit.record(connection, "dataset.delete", "dataset", dataset_id, detail=f"{told} of {dataset.owner}")
+        live = garbage.live_snapshots(connection, dataset.owner, dataset_id)
         return dataset, numbers, snapshots - live, live
 
     dataset, numbers, going, live = await plane.database.write(work)
@@ -224,7 +226,10 @@ async def delete(plane: Plane, principal: Principal, dataset_id: str, number: in
 
 
 def _freed(plane: Plane, going: set[str], live: set[str]) -> int:
-    """The bytes of files that only ``going`` names. What cannot be told for certain counts for nothing."""
+    """The bytes of files that only ``going`` names. What cannot be told for certain counts for nothing.
+
+    What others have is not looked at, nor whether a version is unpacked now: it would tell of theirs.
+    """
     wanted: set[str] = set()
     try:
         for snapshot in going:
@@ -235,8 +240,7 @@ def _freed(plane: Plane, going: set[str], live: set[str]) -> int:
             wanted -= plane.manifest(snapshot).digests()
     except (GradientError, OSError, msgspec.MsgspecError):
         return 0
-    trees = sum(space_of(plane.trees.path(snapshot)).bytes for snapshot in going)
-    return trees + sum(plane.blobs.space(digest) for digest in wanted)
+    return sum(plane.blobs.space(digest) for digest in wanted)
 
 
 # ------------------------------------------------------------------------------------------------------- read
@@ -296,7 +300,8 @@ async def files(
 
 
 def owner_of(principal: Principal, asked: str | None) -> str:
-    """Who is to own what is made."""
+    """Who is to own what is made. Datasets are in no project, so who may see one only makes none."""
+    access.check_unbound(principal)
     if asked is None:
         return principal.owner
     if asked not in principal.all:

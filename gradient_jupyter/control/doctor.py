@@ -343,6 +343,7 @@ def _leftovers(layout: Layout) -> Iterator[Line]:
             with closing(_open(layout.database)) as database:
                 known = {row[0] for row in database.execute("SELECT id FROM jobs")}
             found += [str(path) for path in there if path.name not in known]
+            found += _unknown_runs(layout)
         except sqlite3.DatabaseError:
             pass  # the line about the database says why
     if found:
@@ -354,6 +355,15 @@ def _leftovers(layout: Layout) -> Iterator[Line]:
         )
     else:
         yield Level.OK, "None.", ""
+
+
+def _unknown_runs(layout: Layout) -> list[str]:
+    there = list(leftovers.directories_of_runs(layout, time.time()))
+    if not there:
+        return []  # and perhaps no table of them: the database may be of an older version
+    with closing(_open(layout.database)) as database:
+        known = {row[0] for row in database.execute("SELECT id FROM runs UNION SELECT id FROM logged_models")}
+    return [str(path) for path in there if path.name not in known]
 
 
 def _descriptors() -> Iterator[Line]:

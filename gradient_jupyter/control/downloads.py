@@ -93,8 +93,8 @@ class Downloads:
     async def fetch(self, principal: Principal, request: FetchDataset) -> AddedVersion:
         """Returns when it is durable. Cancelled, it leaves nothing behind."""
         plane = self._plane
-        address = parse(request.url)
         owner = datasets.owner_of(principal, request.owner)
+        address = parse(request.url)
         plane.check_space()
         under_way = _Fetch()
         key = (principal.owner, request.tag) if request.tag else None

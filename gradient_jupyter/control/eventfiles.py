@@ -16,15 +16,17 @@ from pathlib import Path
 
 from gradient_jupyter.control.collection import opened
 from gradient_jupyter.control.records import Damaged, records
-from gradient_jupyter.control.scalars import scalars
+from gradient_jupyter.control.scalars import MOST_TAGS, Scalar, scalars
 from gradient_jupyter.resources.errors import GradientError
-from gradient_jupyter.resources.metric import Sample, is_sample
+from gradient_jupyter.resources.metric import MOST_AT_ONCE, Sample, is_sample
 from gradient_jupyter.workspace.inside import SHORTAGE, open_inside, walk_inside
 from gradient_jupyter.workspace.wording import shown
 
 _NAME = "events.out.tfevents."
 _PIECE_POINTS = 5000
 _PIECE_BYTES = 2 * 2**20
+_MOST_POINTS = 50_000
+"""Of one look while it is written, but for the rest of one record: a record is read whole or not at all."""
 _MOST_FILES = 2000
 _MOST_BYTES = 4 * 2**30
 """Of all files of one attempt; what is beyond is not read."""
@@ -51,6 +53,8 @@ class EventFiles:
         self._files: dict[str, _File | None] = {}
         self._walk_at = 0.0
         self._bytes = 0
+        self._tags = 0
+        """That are remembered, of all files."""
         self.skipped = 0
         """Scalars whose name or time cannot be stored."""
         self.damaged = 0
@@ -66,8 +70,9 @@ class EventFiles:
 
     def pieces(self, most: int | None = None) -> Generator[list[Sample], None, None]:
         """Points that are new since the last time, in pieces; some may be empty. Where a piece came from is
-        remembered when the next one is asked for. ``most`` bytes at the most; None: to the end of each file,
-        which then is not written any more. Blocks. Raises ``OSError`` for a want of our own."""
+        remembered when the next one is asked for. ``most`` bytes at the most, and a bounded number of points;
+        None: to the end of each file, which then is not written any more. Blocks. Raises ``OSError`` for a
+        want of our own."""
         with contextlib.ExitStack() as stack:
             fd = None
             with self._noting("/artifacts"):
@@ -76,15 +81,16 @@ class EventFiles:
                     self._find(fd, whole=most is None)
             if fd is None:
                 return
-            left = most
+            left, points = most, 0
             for path in list(self._files):
                 with self._noting(path), contextlib.suppress(GradientError):
-                    for piece, read in self._tail(fd, path, left):
+                    for piece, read in self._tail(fd, path, left, points):
                         yield piece
                         self._bytes += read
+                        points += len(piece)
                         if left is not None:
                             left -= read
-                if left is not None and left <= 0:
+                if left is not None and (left <= 0 or points >= _MOST_POINTS):
                     # The others' turn comes first next time.
                     self._files[path] = self._files.pop(path)
                     return
@@ -116,14 +122,18 @@ class EventFiles:
         now = time.monotonic()
         self._walk_at = now + _WALK_REST * (now - began)
 
-    def _tail(self, dirfd: int, path: str, most: int | None) -> Iterator[tuple[list[Sample], int]]:
-        """Pieces, each with the bytes it took. Raises ``NotFound`` for what is no plain file of ours."""
+    def _tail(
+        self, dirfd: int, path: str, most: int | None, points: int
+    ) -> Iterator[tuple[list[Sample], int]]:
+        """Pieces, each with the bytes it took; ``points`` were read before it. Raises
+        ``NotFound`` for what is no plain file of ours."""
         fd = open_inside(dirfd, path, owner=self._owner)
         try:
             status = os.fstat(fd)
             identity = (status.st_dev, status.st_ino)
             file = self._files[path]
             if file is None or file.identity != identity or status.st_size < file.position:
+                self._tags -= len(file.known) if file is not None else 0
                 file = self._files[path] = _File(identity)
             if file.damaged or status.st_size == file.position:
                 return
@@ -131,12 +141,12 @@ class EventFiles:
                 self.left_out = True
                 return
             prefix = path.rpartition("/")[0]
-            yield from self._read(fd, file, f"{prefix}/" if prefix else "", most)
+            yield from self._read(fd, file, f"{prefix}/" if prefix else "", most, points)
         finally:
             os.close(fd)
 
     def _read(
-        self, fd: int, file: _File, prefix: str, most: int | None
+        self, fd: int, file: _File, prefix: str, most: int | None, points: int
     ) -> Iterator[tuple[list[Sample], int]]:
         piece: list[Sample] = []
         end, read = file.position, 0
@@ -144,18 +154,25 @@ class EventFiles:
         try:
             for record in records(fd, file.position):
                 end = record.end
+                read += 16
                 if record.data is None:
-                    read += 16
                     self.damaged += 1
                 else:
-                    read += 16 + len(record.data)
-                    piece += self._samples(record.data, file, prefix)
-                if len(piece) >= _PIECE_POINTS or read >= min(_PIECE_BYTES, limit):
+                    read += len(record.data)
+                    for sample in self._samples(record.data, file, prefix):
+                        piece.append(sample)
+                        points += 1
+                        if len(piece) >= MOST_AT_ONCE:
+                            # In the middle of a record, so nothing of it counts as read yet.
+                            yield piece, 0
+                            piece = []
+                enough = most is not None and points >= _MOST_POINTS
+                if enough or len(piece) >= _PIECE_POINTS or read >= min(_PIECE_BYTES, limit):
                     yield piece, read
                     file.position = end
                     limit -= read
                     piece, read = [], 0
-                    if limit <= 0:
+                    if enough or limit <= 0:
                         return
         except Damaged:
             file.damaged = True
@@ -163,18 +180,20 @@ class EventFiles:
         yield piece, read
         file.position = end
 
-    def _samples(self, event: bytes, file: _File, prefix: str) -> list[Sample]:
+    def _samples(self, event: bytes, file: _File, prefix: str) -> Iterator[Sample]:
+        before = len(file.known)
         try:
-            found = scalars(event, file.known)
+            for found in scalars(event, file.known, before + MOST_TAGS - self._tags):
+                if found is not None and is_sample(sample := _sample(prefix, found)):
+                    yield sample
+                else:
+                    self.skipped += 1
         except ValueError:
             self.damaged += 1
-            return []
-        samples = []
-        for tag, value, step, wall_time in found:
-            time_us = round(wall_time * 1e6) if 0 <= wall_time < 9e12 else -1
-            sample = Sample(prefix + tag, value, step, time_us)
-            if is_sample(sample):
-                samples.append(sample)
-            else:
-                self.skipped += 1
-        return samples
+        finally:
+            self._tags += len(file.known) - before
+
+
+def _sample(prefix: str, found: Scalar) -> Sample:
+    time_us = round(found.wall_time * 1e6) if 0 <= found.wall_time < 9e12 else -1
+    return Sample(prefix + found.tag, found.value, found.step, time_us)

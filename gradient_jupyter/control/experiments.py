@@ -1,6 +1,7 @@
 """Projects as MLflow's experiments: found by name, tagged, renamed.
 
-A running job sees one: its own project. What it logs goes there, whatever its script would rather.
+A running job sees one: its own project. What it logs goes there, whatever its script calls it: so that
+``mlflow.set_experiment`` works in a script that was written elsewhere, every name is answered with that one.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 from sqlalchemy import Connection
 
-from gradient_jupyter.control import access, attempts, projects
+from gradient_jupyter.control import access, attempts, audit, projects
 from gradient_jupyter.control.access import Principal
 from gradient_jupyter.control.plane import Plane
 from gradient_jupyter.resources.decoding import convert
@@ -26,6 +27,7 @@ from gradient_jupyter.store.experiments import Experiment
 #: What MLflow's clients call the experiment of somebody who has chosen none.
 DEFAULT_ID = "0"
 DEFAULT_NAME = "Default"
+MOST_TAGS = 1000
 
 
 class NameTaken(InvalidRequest):
@@ -37,18 +39,24 @@ class NameTaken(InvalidRequest):
 async def create(
     plane: Plane, principal: Principal, name: str, location: str | None, tags: Sequence[tuple[str, str]]
 ) -> Project:
+    if principal.attempt is not None:
+        own = (await by_name(plane, principal, name)).id
+        return await plane.database.read(
+            lambda connection: access.project(connection, principal, own, Role.VIEWER)
+        )
     if location:
         raise InvalidRequest(
             "Artifacts lie with this server, so an experiment has no artifact_location of its own.",
             next="Leave artifact_location out.",
             code="no-artifact-location",
         )
+    access.check_unbound(principal)
     called = _name(name)
     for key, value in tags:
         _check_tag(key, value)
+    plane.check_space()
 
     def work(connection: Connection) -> Project:
-        _check_outside(connection, principal)
         if project_rows.named(connection, principal.owner, called):
             raise NameTaken(f"Experiment '{called}' already exists.", next="It is your project of that name.")
         project = project_rows.create(connection, principal.owner, called, principal.user_id)
@@ -67,14 +75,11 @@ async def get(plane: Plane, principal: Principal, experiment_id: str) -> Experim
 
 
 async def by_name(plane: Plane, principal: Principal, name: str) -> Experiment:
-    """One's own, before one that somebody shares."""
+    """One's own, before one that somebody shares. Inside a job that of the job, whatever the name."""
 
     def work(connection: Connection) -> Experiment:
         if principal.attempt is not None:
-            job = attempts.living(connection, *principal.attempt)
-            if job.project != name:
-                raise _not_inside(job, name)
-            found: str | None = job.project_id
+            found: str | None = attempts.living(connection, *principal.attempt).project_id
         else:
             found = rows.named(connection, principal.owner, principal.all, name)
         if found is None:
@@ -106,10 +111,14 @@ async def rename(plane: Plane, principal: Principal, experiment_id: str, name: s
     called = _name(name)
 
     def work(connection: Connection, project: Project) -> None:
+        if project.name == called:
+            return
         there = project_rows.named(connection, project.owner, called)
-        if there is not None and there.id != project.id:
+        if there is not None:
             raise NameTaken(f"Experiment '{called}' already exists.", next="Choose another name.")
         project_rows.rename(connection, project.id, called)
+        told = f"{project.name} → {called}"
+        audit.record(connection, "project.rename", "project", project.id, detail=told)
 
     await _change(plane, principal, experiment_id, Role.ADMIN, work)
 
@@ -122,10 +131,17 @@ async def delete(plane: Plane, principal: Principal, experiment_id: str) -> None
 
 async def set_tag(plane: Plane, principal: Principal, experiment_id: str, key: str, value: str) -> None:
     _check_tag(key, value)
-    await _change(
-        plane, principal, experiment_id, Role.MEMBER,
-        lambda connection, project: rows.set_tags(connection, project.id, [(key, value)]),
-    )  # fmt: skip
+    plane.check_space()
+
+    def work(connection: Connection, project: Project) -> None:
+        rows.set_tags(connection, project.id, [(key, value)])
+        if rows.count_tags(connection, project.id) > MOST_TAGS:
+            raise InvalidRequest(
+                f"The experiment {project.id} has {MOST_TAGS:,} tags, which is as many as one may have.",
+                code="too-many-words",
+            )
+
+    await _change(plane, principal, experiment_id, Role.MEMBER, work)
 
 
 async def delete_tag(plane: Plane, principal: Principal, experiment_id: str, key: str) -> None:
@@ -137,8 +153,11 @@ async def delete_tag(plane: Plane, principal: Principal, experiment_id: str, key
 
 
 def place_for_run(connection: Connection, principal: Principal, experiment_id: str) -> project_rows.Place:
-    """The project of a new run. Of somebody who has chosen none it is ``Default``, made when it is needed."""
-    if experiment_id in ("", DEFAULT_ID):
+    """The project of a new run. Of somebody who has chosen none it is ``Default``, made when it is needed;
+    through a token that opens one project, that one."""
+    if experiment_id in ("", DEFAULT_ID) and principal.bound is not None:
+        experiment_id = principal.bound
+    elif experiment_id in ("", DEFAULT_ID):
         named = project_rows.place_named(connection, principal.owner, DEFAULT_NAME)
         if named is None:
             made = project_rows.create(connection, principal.owner, DEFAULT_NAME, principal.user_id)
@@ -173,6 +192,8 @@ def _resolved(connection: Connection, principal: Principal, experiment_id: str) 
         return experiment_id
     if principal.attempt is not None:
         return attempts.living(connection, *principal.attempt).project_id
+    if principal.bound is not None:
+        return principal.bound
     named = project_rows.place_named(connection, principal.owner, DEFAULT_NAME)
     if named is None:
         raise _no_experiment(experiment_id)

@@ -24,6 +24,7 @@ _LARGE = 64 << 20
 """What is larger is read only when everything is."""
 _PIECE = 1 << 20
 _HAS_LENGTHS = "SELECT count(*) FROM pragma_table_info('attempts') WHERE name = 'log_bytes'"
+_HAS_RUNS = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'runs'"
 
 
 class Looked(msgspec.Struct):
@@ -89,20 +90,22 @@ def check_logs(layout: Layout, database: sqlite3.Connection, *, full: bool) -> L
 
 
 def check_metrics(layout: Layout, database: sqlite3.Connection, *, full: bool) -> Looked:
-    """Of attempts that have ended and have left any."""
+    """Of attempts that have ended, and of runs beside jobs, if they have left any."""
     query = "SELECT job_id, attempt FROM attempts WHERE ended_us IS NOT NULL"
-    chosen = query if full else f"{query} ORDER BY random() LIMIT {_SAMPLE}"
+    if database.execute(_HAS_RUNS).fetchone()[0]:  # not of an older version
+        query += " UNION ALL SELECT id, 0 FROM runs WHERE job_id IS NULL OR id <> job_id"
+    chosen = query if full else f"SELECT * FROM ({query}) ORDER BY random() LIMIT {_SAMPLE}"  # noqa: S608
     there = database.execute(f"SELECT count(*) FROM ({query})").fetchone()[0]  # noqa: S608
     looked = Looked(0, there, [], "The log and the artifacts of these runs are not concerned.")
     for job_id, attempt in database.execute(chosen):
-        path = layout.attempt(job_id, attempt) / pointfile.NAME
+        place = layout.attempt(job_id, attempt) if attempt else layout.run(job_id)
         looked.looked += 1
         try:
-            problem = pointfile.problem(path)
+            problem = pointfile.problem(place / pointfile.NAME)
         except GradientError as error:
             problem = error.message
         if problem:
-            looked.damaged.append(f"{job_id} attempt {attempt}: {problem}")
+            looked.damaged.append(f"{job_id}{f' attempt {attempt}' if attempt else ''}: {problem}")
     return looked
 
 

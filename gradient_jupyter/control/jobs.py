@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any, TypeVar
 
 import msgspec
@@ -79,7 +79,13 @@ async def rerun(
             return request, source.datasets
         return request, datasets.resolve(connection, plane, principal, changes.datasets)
 
-    return await _create(plane, principal, check, machine_type, idempotency_key, rerun_of=job_id)
+    # What somebody else has written gets nothing of one's own without being told to.
+    theirs = (
+        frozenset() if source.created_by == principal.user_id else request.env.keys() - changes.env.keys()
+    )
+    return await _create(
+        plane, principal, check, machine_type, idempotency_key, rerun_of=job_id, theirs=theirs
+    )
 
 
 async def _create(
@@ -89,7 +95,9 @@ async def _create(
     machine_type: str,
     idempotency_key: str | None,
     rerun_of: str | None = None,
+    theirs: Set[str] = frozenset(),
 ) -> Job:
+    """``theirs``: the variables that are as somebody else has sent them."""
     plane.check_space()
 
     def work(connection: Connection) -> tuple[Job, bool]:
@@ -105,7 +113,7 @@ async def _create(
             )
         _check_queued(connection, plane, project.owner)
         ports.check(connection, principal, plane, request.ports)
-        meant = secrets.meant(connection, principal, project, request.env)
+        meant = secrets.meant(connection, principal, project, request.env, theirs)
         created = now_us()
         job = Job(
             id=new_id("j"), name=request.name or job_name(request.command), project_id=project.id,
@@ -119,7 +127,9 @@ async def _create(
             history=(Moment(state=State.PENDING, phase=Phase.QUEUED, time_us=created),),
         )  # fmt: skip
         rows.create(connection, job, idempotency_key)
-        secret_rows.bind(connection, job.id, meant)
+        if meant:
+            sender = access.through(connection, principal, project.id, Role.MEMBER)
+            secret_rows.bind(connection, job.id, meant, sender)
         return job, True
 
     job, new = await plane.database.write(work)

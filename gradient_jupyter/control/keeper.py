@@ -39,6 +39,7 @@ _SOON_S = 2.0
 _EVERY_S = 3600.0
 _WHOLE_S = 24 * 3600.0
 _MOST = 20_000
+_MOST_RUNS = 1000
 _REST = 10
 """For each second of work so many of rest."""
 _NAMED = 20
@@ -80,9 +81,8 @@ class Keeper:
             retired = await self._retention.apply(dry_run=dry_run, trust_clock=trust_clock)
             swept = await plane.garbage.sweep(dry_run=dry_run, whole=True)
             trees = await plane.trees.tidy(dry_run=dry_run)
-            runs, run_bytes = (
-                (0, 0) if dry_run else await run_removal.purge(plane, plane.settings.garbage_grace_s)
-            )
+            grace_s = plane.settings.garbage_grace_s
+            runs, run_bytes = await run_removal.purge(plane, grace_s, dry_run=dry_run)
             found = [*await self._leftovers(), *await run_removal.leftovers(plane, time.time())]
             left = await plane.on_files(_remove, found, dry_run)
             uploads, upload_bytes = await plane.on_files(plane.blobs.remove_leftovers, dry_run=dry_run)
@@ -141,8 +141,9 @@ class Keeper:
         await plane.on_files(self._load_ballast)
         retired = await self._retention.apply()
         self._tell(retired)
-        runs, run_bytes = await run_removal.purge(plane, plane.settings.garbage_grace_s)
-        if runs:
+        runs, run_bytes = await run_removal.purge(plane, plane.settings.garbage_grace_s, most=_MOST_RUNS)
+        run_bytes += await run_removal.finish(plane)
+        if runs or run_bytes:
             log.info("cleared away %d deleted runs: %s", runs, decimal(run_bytes))
         swept = await plane.garbage.sweep(whole=whole, most=_MOST)
         if swept.blobs:
@@ -154,7 +155,7 @@ class Keeper:
         await plane.database.write(
             partial(audit.trim, keep_days=keep.audit_keep_days, keep_most=keep.audit_keep_entries)
         )
-        return swept.more
+        return swept.more or runs == _MOST_RUNS
 
     def _tell(self, retired: Retired) -> None:
         if retired.doubt:

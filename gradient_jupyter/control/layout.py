@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 
@@ -60,7 +61,7 @@ class Layout:
 
     def attempt(self, job_id: str, attempt: int) -> Path:
         """Holds ``log``, ``log.index`` and ``artifacts/`` of one attempt."""
-        return self.job(job_id) / str(attempt)
+        return _attempt(self.root, job_id, attempt)
 
     @property
     def runs(self) -> Path:
@@ -74,3 +75,9 @@ class Layout:
         """An owner's persistent storage; ``user:u…`` becomes ``user/u…``."""
         kind, _, identity = owner.partition(":")
         return self.root / "storage" / kind / identity
+
+
+@lru_cache(4096)
+def _attempt(root: Path, job_id: str, attempt: int) -> Path:
+    """A run asks for it with every number that it logs."""
+    return Layout(root).job(job_id) / str(attempt)

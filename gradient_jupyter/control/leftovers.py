@@ -16,11 +16,13 @@ from typing import NamedTuple
 from gradient_jupyter.control.layout import Layout
 
 _JOB = re.compile(r"j[0-9a-z]{12}")
+#: Tracking runs, and models that no run has made.
+_RUN = re.compile(r"(rn|m-)[0-9a-z]{12}")
 _ATTEMPT = re.compile(r"[1-9][0-9]{0,5}")
 #: What an engine may keep in an attempt's directory until it has forgotten the task (``engines.base.Task``).
 _SCRATCH = re.compile(r"workspace(\..+)?|home|tmp|datasets|sdk|spool")
-#: How engines call what they are just removing; what is older than this was left by one that was killed.
-_TRASH = ".trash-"
+#: How that is called which is just being removed; what is older than this was left by somebody killed.
+TRASH = ".trash-"
 _OLD_S = 3600.0
 
 
@@ -47,11 +49,30 @@ def scratch(jobs: Iterable[Path], busy: Container[tuple[str, int]]) -> Iterator[
                     yield Leftover(path, "its run is over")
 
 
+def directories_of_runs(layout: Layout, now_s: float) -> Iterator[Path]:
+    """One per tracking run, or model of its own. It comes before its row, so only those are told that are
+    older than a row may take: one without a row will get none."""
+    for path in directories(layout.runs):
+        if _RUN.fullmatch(path.name) and _is_old(path, now_s):
+            yield path
+
+
 def trash(layout: Layout, now_s: float) -> Iterator[Leftover]:
-    for engine in directories(layout.engines):
-        for path in directories(engine):
-            if path.name.startswith(_TRASH) and now_s - path.lstat().st_mtime > _OLD_S:
-                yield Leftover(path, "it was being removed when the server was killed")
+    for place in (*directories(layout.engines), layout.runs):
+        yield from trash_in(place, now_s)
+
+
+def trash_in(place: Path, now_s: float) -> Iterator[Leftover]:
+    for path in directories(place):
+        if path.name.startswith(TRASH) and _is_old(path, now_s):
+            yield Leftover(path, "it was being removed when the server was killed")
+
+
+def _is_old(path: Path, now_s: float) -> bool:
+    try:
+        return now_s - path.lstat().st_mtime > _OLD_S
+    except FileNotFoundError:
+        return False
 
 
 def directories(parent: Path) -> Iterator[Path]:

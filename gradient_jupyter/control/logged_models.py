@@ -8,7 +8,7 @@ from functools import partial
 
 from sqlalchemy import Connection, select
 
-from gradient_jupyter.control import access, attempts, experiments, run_search, tracking
+from gradient_jupyter.control import access, attempts, audit, experiments, run_search, tracking
 from gradient_jupyter.control.access import Principal
 from gradient_jupyter.control.plane import Plane
 from gradient_jupyter.resources.base import new_id, now_us
@@ -19,7 +19,6 @@ from gradient_jupyter.resources.run_filter import Condition, Kind, Order, Vocabu
 from gradient_jupyter.resources.tracking import LoggedModel
 from gradient_jupyter.store import jobs as job_rows
 from gradient_jupyter.store import logged_models as rows
-from gradient_jupyter.store import projects as project_rows
 from gradient_jupyter.store import tracking as run_rows
 from gradient_jupyter.store.tables import logged_models, runs
 
@@ -35,6 +34,8 @@ MODEL_WORDS = Vocabulary(
     },
 )  # fmt: skip
 _MOST = 1000
+#: Of one project.
+MOST_MODELS = 10_000
 Pairs = Sequence[tuple[str, str]]
 
 
@@ -67,6 +68,7 @@ async def create(
 ) -> LoggedModel:
     """Of a run, or of nobody in particular. Inside a job always of a run: of its own where none is named."""
     _check(params, tags)
+    plane.check_space()
     shown = "".join(letter for letter in name if letter.isprintable()).strip()[:250]
     if principal.attempt is not None:
         run_id = run_id or principal.attempt[0]
@@ -81,6 +83,7 @@ async def create(
         else:
             run = tracking.find(connection, principal, run_id, Role.MEMBER)
             project_id = run.project_id
+            tracking.check_open(connection, run)
             if run.own:
                 job = job_rows.find(connection, run.id)
                 assert job is not None
@@ -90,6 +93,13 @@ async def create(
             model_type=model_type[:500], status="LOGGED_MODEL_PENDING", params=dict(params), tags=dict(tags),
             created_us=now_us(), updated_us=now_us(),
         )  # fmt: skip
+        if rows.count(connection, project_id) >= MOST_MODELS:
+            raise InvalidRequest(
+                f"The experiment {project_id} has {MOST_MODELS:,} logged models, which is as many as one may "
+                "have.",
+                next="Delete some: MlflowClient().delete_logged_model(model_id)",
+                code="too-many-models",
+            )
         rows.create(connection, model)
         return model
 
@@ -107,8 +117,9 @@ async def get(plane: Plane, principal: Principal, model_id: str) -> LoggedModel:
 
 async def finalize(plane: Plane, principal: Principal, model_id: str, status: str) -> LoggedModel:
     return await _change(
-        plane, principal, model_id, lambda connection, model: rows.change(connection, model, status=status)
-    )
+        plane, principal, model_id,
+        lambda connection, model: rows.change(connection, model, status=status), recorded=True,
+    )  # fmt: skip
 
 
 async def set_tags(plane: Plane, principal: Principal, model_id: str, tags: Pairs) -> LoggedModel:
@@ -117,6 +128,7 @@ async def set_tags(plane: Plane, principal: Principal, model_id: str, tags: Pair
     def work(connection: Connection, model: LoggedModel) -> LoggedModel:
         return rows.change(connection, model, tags=_bounded({**model.tags, **dict(tags)}))
 
+    plane.check_space()
     return await _change(plane, principal, model_id, work)
 
 
@@ -136,7 +148,8 @@ async def add_params(plane: Plane, principal: Principal, model_id: str, params: 
     def work(connection: Connection, model: LoggedModel) -> LoggedModel:
         return rows.change(connection, model, params=_bounded({**model.params, **dict(params)}))
 
-    return await _change(plane, principal, model_id, work)
+    plane.check_space()
+    return await _change(plane, principal, model_id, work, recorded=True)
 
 
 async def check_may_change(plane: Plane, principal: Principal, model_id: str) -> LoggedModel:
@@ -148,6 +161,9 @@ async def erase(plane: Plane, principal: Principal, model_id: str) -> LoggedMode
 
     def work(connection: Connection, model: LoggedModel) -> LoggedModel:
         rows.erase(connection, model.id)
+        if principal.attempt is None:
+            told = f"in {model.project_id}: {model.name}"
+            audit.record(connection, "model.delete", "model", model.id, detail=told)
         return model
 
     return await _change(plane, principal, model_id, work)
@@ -169,12 +185,7 @@ async def search(
                 return []
             within = logged_models.c.run_id.in_(select(runs.c.id).where(runs.c.job_id == job.id))
         else:
-            allowed = [
-                each
-                for each in experiment_ids
-                if project_rows.role(connection, principal.all, each) is not None
-            ]
-            within = logged_models.c.project_id.in_(allowed)
+            within = logged_models.c.project_id.in_(access.seen(connection, principal, experiment_ids))
         return rows.of_runs_or_projects(connection, within)
 
     found = [
@@ -206,10 +217,18 @@ async def _change(
     principal: Principal,
     model_id: str,
     work: Callable[[Connection, LoggedModel], LoggedModel],
+    *,
+    recorded: bool = False,
 ) -> LoggedModel:
-    return await plane.database.write(
-        lambda connection: work(connection, find(connection, principal, model_id, Role.MEMBER))
-    )
+    """``recorded``: it is part of what its run has made, and stays with the run's end."""
+
+    def all_of_it(connection: Connection) -> LoggedModel:
+        model = find(connection, principal, model_id, Role.MEMBER)
+        if recorded and model.run_id is not None:
+            tracking.check_open(connection, tracking.find(connection, principal, model.run_id, Role.MEMBER))
+        return work(connection, model)
+
+    return await plane.database.write(all_of_it)
 
 
 def _check(params: Pairs, tags: Pairs) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
-from gradient_jupyter.control import access
+from gradient_jupyter.control import access, audit
 from gradient_jupyter.control.access import Principal
 from gradient_jupyter.control.plane import Plane
 from gradient_jupyter.resources.errors import Conflict, NotFound
@@ -58,6 +58,7 @@ async def put(plane: Plane, principal: Principal, project_id: str, who: str, rol
                 f"A project has at most {_MOST} members.", next="Add a group.", code="too-many-members"
             )
         rows.set_member(connection, project_id, member, role)
+        audit.record(connection, "member.set", "project", project_id, detail=f"{member} as {role}")
         return access.project(connection, principal, project_id, Role.ADMIN)
 
     return await plane.database.write(work)
@@ -73,6 +74,7 @@ async def remove(plane: Plane, principal: Principal, project_id: str, who: str) 
         if all(each.principal != member for each in project.members):
             raise _no_member(who)
         rows.remove_member(connection, project_id, member)
+        audit.record(connection, "member.remove", "project", project_id, detail=member)
 
     await plane.database.write(work)
     try:
@@ -88,7 +90,7 @@ def _resolve(connection: Connection, principal: Principal, project: Project, who
         return who
     kind, _, rest = who.partition(":")
     if kind == "group" and rest:
-        if rest in principal.groups:
+        if who in principal.all:
             return who
         raise NotFound(
             f"There is no group {rest[:80]!r} that you are in.",

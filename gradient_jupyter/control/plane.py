@@ -35,6 +35,7 @@ from gradient_jupyter.control.ports import Forwarders
 from gradient_jupyter.control.progress import Reports
 from gradient_jupyter.control.queue import Limits, Queue
 from gradient_jupyter.control.reconcile import Reconciler
+from gradient_jupyter.control.run_space import RunSpace
 from gradient_jupyter.control.sampling import Sampler
 from gradient_jupyter.control.standing import Standing
 from gradient_jupyter.control.tokens import Tokens
@@ -161,6 +162,7 @@ class Plane:
         self.engine = make_engine(self)
         self.reports = Reports(self.database)
         self.points = Points(settings.max_metric_points, settings.max_metrics)
+        self.run_space = RunSpace(settings.max_artifacts, settings.max_artifact_bytes)
         self.collector = Collector(self)
         self.gathering = Gathering(self)
         self.counts = Counts()

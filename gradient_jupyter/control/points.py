@@ -16,13 +16,13 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from gradient_jupyter.control.apart import Apart
 from gradient_jupyter.resources.errors import GradientError, NotFound
 from gradient_jupyter.resources.metric import Buckets, Kind, Sample, Series, Summary
-from gradient_jupyter.store import buckets, pointfile, series
+from gradient_jupyter.store import buckets, guarded, pointfile, series
 from gradient_jupyter.store.points import PointFile
 
 log = logging.getLogger(__name__)
@@ -33,6 +33,9 @@ _IDLE_S = 30.0
 _MOST_OPEN = 64
 _GROUP = 512
 _READERS = 2
+_READ_S = 3 * pointfile.WITHIN_S
+"""A reader that takes longer does not come back: what it reads sees to that itself."""
+_CLOSE_S = 30.0
 
 
 class _Write(NamedTuple):
@@ -56,22 +59,25 @@ class Points:
         self._most_series = most_series
         self._waiting: queue.SimpleQueue[_Write | _Close | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write_loop, name="points-writer", daemon=True)
-        self._readers = ThreadPoolExecutor(_READERS, "points-reader")
+        self._readers = Apart("points-reader", _READERS, _READ_S)
         self._files: OrderedDict[Path, PointFile] = OrderedDict()
         self._used: dict[Path, float] = {}
         self._dirty: set[Path] = set()
-        self._syncing: Future[None] | None = None
+        self._syncing: threading.Thread | None = None
         self._watchers: dict[Path, set[Callable[[], None]]] = {}
 
     def start(self) -> None:
         self._writer.start()
 
     async def close(self) -> None:
-        """Stores what waits, and leaves whole files."""
+        """Stores what waits, and leaves whole files. What hangs is left behind."""
         if self._writer.is_alive():
             self._waiting.put(None)
-            await asyncio.to_thread(self._writer.join)
-        await asyncio.to_thread(self._readers.shutdown)
+        for thread in (self._writer, self._syncing):
+            if thread is not None and thread.is_alive():
+                await asyncio.to_thread(thread.join, _CLOSE_S)
+                if thread.is_alive():
+                    log.error("%s does not end: metrics of the last moment may be lost", thread.name)
 
     async def append(self, directory: Path, samples: Sequence[Sample], kind: Kind = Kind.CUSTOM) -> None:
         """Returns when they are stored, those that were stored before included. Raises ``TooLarge`` beyond
@@ -79,7 +85,7 @@ class Points:
         stored then."""
         done = self._loop.create_future()
         self._waiting.put(_Write(directory, kind, samples, done))
-        await asyncio.shield(done)
+        await done  # a caller that is cancelled leaves it; what was handed over is written all the same
         for watcher in self._watchers.get(directory, ()):
             watcher()
 
@@ -150,7 +156,7 @@ class Points:
         return found
 
     async def _read(self, work: Callable[[], T]) -> T:
-        return await self._loop.run_in_executor(self._readers, work)
+        return await self._readers.run(work)
 
     # The writer's thread.
 
@@ -222,9 +228,12 @@ class Points:
             file.close()
 
     def _sync(self) -> None:
-        """On another thread: a slow disk must not keep this one from taking points."""
-        if self._syncing is None or self._syncing.done():
-            self._syncing = self._readers.submit(_sync, tuple(self._dirty))
+        """On a thread of its own: a slow disk must keep neither this one from its points nor a reader."""
+        if self._syncing is None or not self._syncing.is_alive():
+            self._syncing = threading.Thread(
+                target=_sync, args=(tuple(self._dirty),), name="points-sync", daemon=True
+            )
+            self._syncing.start()
             self._dirty.clear()
 
     def _close_idle(self, now: float, everything: bool) -> None:
@@ -240,7 +249,7 @@ class Points:
 def _sync(directories: Sequence[Path]) -> None:
     for directory in directories:
         try:
-            pointfile.sync(directory / pointfile.NAME)
+            guarded.sync(directory / pointfile.NAME)
         except OSError as error:
             log.warning("%s: its metrics may not be on the disk: %s", directory, error)
 

@@ -44,6 +44,7 @@ async def rename(plane: Plane, principal: Principal, project_id: str, name: str)
                 code="name-taken",
             )
         rows.rename(connection, project_id, name)
+        audit.record(connection, "project.rename", "project", project_id, detail=f"{project.name} → {name}")
         return access.project(connection, principal, project_id, Role.ADMIN)
 
     return await plane.database.write(work)
@@ -74,7 +75,7 @@ async def delete(plane: Plane, principal: Principal, project_id: str, with_jobs:
                 next="Delete them first, or all together: gradient projects delete --jobs",
                 code="project-not-empty",
             )
-        runs = run_rows.directories_of_project(connection, project_id)
+        runs = run_rows.directories_of_project(connection, project_id, deleted=False)
         if runs and not with_jobs:
             raise Conflict(
                 f"The project {project.name!r} holds {len(runs)} {'run' if len(runs) == 1 else 'runs'} that "

@@ -19,8 +19,8 @@ import google_crc32c
 _HEAD = struct.Struct("<QI")
 _SUM = struct.Struct("<I")
 _PIECE = 1 << 18
-MOST_RECORD = 16 * 2**20
-"""What is larger (a picture, a graph) is passed over unread."""
+MOST_RECORD = 2**20
+"""What is larger (a picture, a graph) is passed over unread. Of scalars that is some 50,000."""
 
 
 class Damaged(Exception):

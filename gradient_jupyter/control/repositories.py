@@ -19,7 +19,7 @@ from gradient_jupyter.resources.errors import InvalidRequest
 from gradient_jupyter.resources.owner import Role
 from gradient_jupyter.resources.secret import reference
 from gradient_jupyter.resources.snapshot import FetchGit, GitSnapshot, Manifest, Snapshot
-from gradient_jupyter.store import checkouts, projects
+from gradient_jupyter.store import checkouts
 from gradient_jupyter.store import snapshots as rows
 from gradient_jupyter.store.projects import Place
 from gradient_jupyter.workspace.blobs import BlobStore
@@ -98,7 +98,9 @@ async def _login(
         if request.project_id is not None:
             return access.place(connection, principal, request.project_id, Role.MEMBER)
         if request.project is not None:
-            return projects.place_named(connection, principal.owner, request.project)
+            return access.place_named(connection, principal, request.project, Role.MEMBER)
+        if principal.bound is not None:
+            return access.place(connection, principal, principal.bound, Role.MEMBER)
         return None
 
     return Login(request.username or _ANYBODY, await secrets.value(plane, principal, name, project))

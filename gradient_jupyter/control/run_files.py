@@ -12,20 +12,24 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from sqlalchemy import Connection
 
-from gradient_jupyter.control import artifacts, attempts, logged_models, run_removal, tracking
+from gradient_jupyter.control import artifacts, attempts, audit, logged_models, run_removal, tracking
 from gradient_jupyter.control.access import Principal
 from gradient_jupyter.control.collection import modified_us, open_directory, opened
 from gradient_jupyter.control.plane import Plane
+from gradient_jupyter.control.run_space import Room, Used, used
 from gradient_jupyter.resources.artifact import Artifact
 from gradient_jupyter.resources.errors import Conflict, InvalidRequest, NotFound, TooLarge
 from gradient_jupyter.resources.job import Job
 from gradient_jupyter.resources.owner import Role
+from gradient_jupyter.resources.tracking import Run
 from gradient_jupyter.store import jobs as job_rows
+from gradient_jupyter.store import tracking as run_rows
 from gradient_jupyter.workspace.incoming import Incoming
 from gradient_jupyter.workspace.inside import Entry, list_inside, open_inside, remove_inside
 from gradient_jupyter.workspace.wording import decimal
@@ -48,10 +52,17 @@ class Place(NamedTuple):
     """The rest of the path; empty: the whole of it."""
     job: Job | None
     """Whose artifacts they are, when they are a job's."""
+    run: Run | None
+    """The run's; None for a model that no run has made."""
 
     @property
     def path(self) -> str:
         return (self.prefix + self.name).rstrip("/")
+
+    @property
+    def group(self) -> str:
+        """With what it shares the room there is: see ``run_space``."""
+        return self.root.name if self.run is None else self.run.job_id or self.run.id
 
     @property
     def directory(self) -> Path:
@@ -102,6 +113,10 @@ async def delete(plane: Plane, principal: Principal, place: Place) -> None:
         await artifacts.delete(plane, principal, place.job.id, place.path)
     else:
         await plane.on_files(remove, place)
+        plane.run_space.forget(place.group)
+        if principal.attempt is None:
+            noted = partial(audit.record, action="artifact.delete", noun="run", detail=place.path)
+            await plane.database.write(partial(noted, id=place.root.name))
 
 
 async def clear_model(plane: Plane, principal: Principal, model_id: str) -> None:
@@ -111,6 +126,7 @@ async def clear_model(plane: Plane, principal: Principal, model_id: str) -> None
         if place.prefix:
             with contextlib.suppress(NotFound):
                 await plane.on_files(remove, place)
+            plane.run_space.forget(place.group)
         else:
             await run_removal.clear(plane, [model_id])
 
@@ -129,15 +145,20 @@ class Upload:
         self._looked = 0
         self._place: Place | None = None
         self._file: Incoming | None = None
+        self._room: Room | None = None
 
     async def begin(self) -> None:
         plane = self._plane
         self._check_size(self._declared)
-        place = await place_of(plane, self._principal, self._path, Role.MEMBER)
+        place = await self._where()
         if not place.name:
             raise InvalidRequest("An artifact is put under a name.", code="bad-path")
-        await self._check_open(place)
         plane.check_space(self._declared)
+        if place.job is None:
+            # Of a job's own artifacts so much is kept as it may leave, wherever they came from.
+            self._room = await plane.run_space.reserve(
+                place.group, self._declared, partial(_used, plane, place)
+            )
         self._place = place
         self._file = await plane.on_files(Incoming, place.root)
 
@@ -145,6 +166,8 @@ class Upload:
         self._held.append(chunk)
         self._size += len(chunk)
         self._check_size(self._size)
+        if self._room is not None:
+            self._room.grow(self._size)
         if self._size - self._looked >= _LOOK:
             self._looked = self._size
             self._plane.check_space()
@@ -156,10 +179,19 @@ class Upload:
         over by now."""
         assert self._place is not None and self._file is not None
         await self._write()
-        await self._check_open(self._place)
-        await self._plane.on_files(_put, self._place, self._file)
+        # The last bytes may have come late: after the run's end, or from whom it does not exist for any more.
+        await self._where()
+        put = partial(self._plane.on_files, _put, self._place, self._file)
+        if self._room is not None:
+            await self._room.put(self._size, put)
+        else:
+            assert self._place.job is not None
+            await attempts.lately(self._plane, self._place.job.id, self._place.job.attempt)
+            await put()
 
     async def discard(self) -> None:
+        if self._room is not None:
+            self._room.leave()
         if self._file is not None:
             await self._plane.on_files(self._file.discard)
 
@@ -169,10 +201,19 @@ class Upload:
         self._held.clear()
         await self._plane.on_files(self._file.write, data)
 
-    async def _check_open(self, place: Place) -> None:
-        """Whether a job still takes what comes in: what is collected stays as it is."""
+    async def _where(self) -> Place:
+        """Where it goes, if it may: what a job leaves stays as it is once the job is over."""
+
+        def work(connection: Connection) -> Place:
+            place = _place(self._plane, connection, self._principal, self._path, Role.MEMBER)
+            if place.job is None and place.run is not None:
+                tracking.check_open(connection, place.run)
+            return place
+
+        place = await self._plane.database.read(work)
         if place.job is not None:
             await attempts.lately(self._plane, place.job.id, place.job.attempt)
+        return place
 
     def _check_size(self, size: int) -> None:
         most = self._plane.settings.max_artifact_bytes
@@ -210,7 +251,7 @@ def _of_run(
 ) -> Place:
     run = tracking.find(connection, principal, run_id, role)
     job = job_rows.find(connection, run.id) if run.own else None
-    return Place(tracking.directory_of(plane, run), prefix, name, job)
+    return Place(tracking.directory_of(plane, run), prefix, name, job, run)
 
 
 def _of_model(
@@ -218,8 +259,17 @@ def _of_model(
 ) -> Place:
     model = logged_models.find(connection, principal, model_id, role)
     if model.run_id is None:
-        return Place(plane.layout.run(model.id), "", name, None)
+        return Place(plane.layout.run(model.id), "", name, None, None)
     return _of_run(plane, connection, principal, model.run_id, role, f"models/{model.id}/", name)
+
+
+async def _used(plane: Plane, place: Place) -> Used:
+    """What lies in the run, or in all those begun in the same job."""
+    job_id = None if place.run is None else place.run.job_id
+    if job_id is None:
+        return await plane.on_files(used, [place.root])
+    ids = await plane.database.read(partial(run_rows.directories_of_job, job_id=job_id))
+    return await plane.on_files(used, [plane.layout.run(each) for each in ids])
 
 
 def _children(there: list[Artifact], directory: str) -> list[Entry]:
@@ -247,7 +297,8 @@ def _open(place: Place) -> BinaryIO:
             raise _no_file(place) from error
 
 
-def _put(place: Place, file: Incoming) -> None:
+def _put(place: Place, file: Incoming) -> int | None:
+    """Returns the size of the file it has replaced in a tracking run, if there was one."""
     # What a job leaves is synced when it is collected; of other runs nobody comes to collect.
     if place.job is None:
         place.directory.mkdir(exist_ok=True, mode=0o700)
@@ -262,9 +313,22 @@ def _put(place: Place, file: Incoming) -> None:
             code="no-artifacts-directory",
         ) from error
     try:
+        replaced = _size(fd, place.path) if place.job is None else None
         file.place(fd, place.path, durable=place.job is None)
+        return replaced
     finally:
         os.close(fd)
+
+
+def _size(fd: int, path: str) -> int | None:
+    try:
+        file = open_inside(fd, path, owner=os.geteuid())
+    except NotFound:
+        return None
+    try:
+        return os.fstat(file).st_size
+    finally:
+        os.close(file)
 
 
 def remove(place: Place) -> None:

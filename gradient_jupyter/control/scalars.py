@@ -11,8 +11,11 @@ import struct
 from collections.abc import Iterator, MutableSet
 from typing import NamedTuple
 
+from gradient_jupyter.resources.metric import MOST_KEY
+
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_MOST_TAGS = 10_000
+MOST_TAGS = 10_000
+"""That are remembered."""
 
 #: DataType → format of one element in ``tensor_content``.
 _CONTENT = {
@@ -43,9 +46,11 @@ class Scalar(NamedTuple):
     """Seconds since 1970."""
 
 
-def scalars(event: bytes, known: MutableSet[str]) -> list[Scalar]:
-    """``known`` are the tags that were said to be scalars in the same file; it grows: writers may say it with
-    the first value only."""
+def scalars(event: bytes, known: MutableSet[str], most: int = MOST_TAGS) -> Iterator[Scalar | None]:
+    """``known`` are the tags said to be scalars in the same file; it grows, to ``most`` at the most:
+    writers may say it with the first value only. None stands for a scalar whose tag is too long for a name.
+
+    ``ValueError`` comes where the damage is: what was before it is good."""
     wall_time, step = 0.0, 0
     summaries: list[bytes] = []
     for number, value in _fields(event):
@@ -55,22 +60,22 @@ def scalars(event: bytes, known: MutableSet[str]) -> list[Scalar]:
             step = _signed(value)
         elif number == 5 and isinstance(value, bytes):
             summaries.append(value)
-    found = []
     for summary in summaries:
         for number, value in _fields(summary):
             if number == 1 and isinstance(value, bytes):
-                named = _value(value, known)
+                named = _value(value, known, most)
                 if named is not None:
-                    found.append(Scalar(*named, step, wall_time))
-    return found
+                    tag, found = named
+                    yield None if tag is None else Scalar(tag, found, step, wall_time)
 
 
-def _value(data: bytes, known: MutableSet[str]) -> tuple[str, float] | None:
+def _value(data: bytes, known: MutableSet[str], most: int) -> tuple[str | None, float] | None:
     """Tag and number of one ``Summary.Value``."""
-    tag, simple, tensor, plugin, kind = "", None, None, None, 0
+    tag: str | None = ""
+    simple, tensor, plugin, kind = None, None, None, 0
     for number, value in _fields(data):
         if number == 1 and isinstance(value, bytes):
-            tag = value.decode()
+            tag = _tag(value)
         elif number == 2 and isinstance(value, bytes) and len(value) == 4:
             (simple,) = struct.unpack("<f", value)
         elif number == 8 and isinstance(value, bytes):
@@ -82,12 +87,20 @@ def _value(data: bytes, known: MutableSet[str]) -> tuple[str, float] | None:
     if tensor is None:
         return None
     if plugin == "scalars" or kind == 1:
-        if len(known) < _MOST_TAGS:
+        if tag is not None and len(known) < most:
             known.add(tag)
     elif plugin is not None or tag not in known:
         return None
     found = _tensor(tensor)
     return None if found is None else (tag, found)
+
+
+def _tag(data: bytes) -> str | None:
+    """None when it is longer than any name: it is not even kept."""
+    if len(data) > 4 * MOST_KEY:
+        return None
+    tag = data.decode()
+    return tag if len(tag) <= MOST_KEY else None
 
 
 def _metadata(data: bytes) -> tuple[str | None, int]:

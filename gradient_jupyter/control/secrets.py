@@ -9,16 +9,16 @@ elsewhere under the same name is not.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import TYPE_CHECKING
 
 import msgspec
 from sqlalchemy import Connection
 
-from gradient_jupyter.control import access
+from gradient_jupyter.control import access, audit
 from gradient_jupyter.control.access import Principal
 from gradient_jupyter.control.sealing import Unopened, seal, unseal
-from gradient_jupyter.resources.errors import Conflict, GradientError, NotFound, ServerError
+from gradient_jupyter.resources.errors import Conflict, Forbidden, GradientError, NotFound, ServerError
 from gradient_jupyter.resources.job import Job
 from gradient_jupyter.resources.owner import Role
 from gradient_jupyter.resources.secret import (
@@ -32,6 +32,7 @@ from gradient_jupyter.resources.secret import (
     mentions,
     references,
 )
+from gradient_jupyter.store import projects as project_rows
 from gradient_jupyter.store import secrets as rows
 from gradient_jupyter.store.database import refusal
 from gradient_jupyter.store.projects import Place
@@ -46,6 +47,13 @@ log = logging.getLogger(__name__)
 
 _MOST = 1000
 """Secrets of one owner."""
+
+
+class Withheld:
+    """In place of a secret that is there, and not for whoever sent the job."""
+
+
+_NOT = Withheld()
 
 
 class Unreadable(GradientError):
@@ -89,6 +97,7 @@ async def put(
         key = plane.keyring.key(key_id)
         assert key is not None, "the current key is one of the keyring's"
         sealed = seal(value, key, owner=owner, name=name, key_id=key_id)
+        audit.record(connection, "secret.set", "secret", name, detail=f"of {owner}")
         return rows.put(connection, owner, name, key_id, sealed, is_masked(value), principal.user_id)
 
     secret = await plane.database.write(work)
@@ -103,6 +112,7 @@ async def delete(plane: Plane, principal: Principal, scope: Scope, of: str, name
         owner = _owner(connection, principal, scope, of, Role.ADMIN)
         if not rows.remove(connection, owner, name):
             raise _absent(name)
+        audit.record(connection, "secret.delete", "secret", name, detail=f"of {owner}")
         return owner
 
     owner = await plane.database.write(work)
@@ -110,13 +120,28 @@ async def delete(plane: Plane, principal: Principal, scope: Scope, of: str, name
 
 
 def meant(
-    connection: Connection, principal: Principal, project: Place, env: Mapping[str, str]
+    connection: Connection,
+    principal: Principal,
+    project: Place,
+    env: Mapping[str, str],
+    theirs: Set[str] = frozenset(),
 ) -> dict[str, Bound]:
-    """Which secrets the variables of a job in ``project`` mean, that ``principal`` sends. Raises
-    ``NotFound`` for one that there is not, and ``Conflict`` for one that two teams have."""
+    """Which secrets the variables of a job in ``project`` mean, that ``principal`` sends. Those in ``theirs``
+    somebody else has written: they mean the project's secrets alone.
+
+    Raises ``NotFound`` for one that there is not, ``Conflict`` for one that two teams have, and ``Forbidden``
+    for one that somebody else has written and that would mean a secret of the sender's.
+    """
     found = {}
     for variable, name in references(env).items():
-        found[variable] = _meant(connection, principal, project, name)
+        bound = found[variable] = _meant(connection, principal, project, name)
+        if variable in theirs and not bound.owner.startswith("project:"):
+            raise Forbidden(
+                f"{variable} would give the secret {name!r} of your own to a job that somebody else has "
+                "written.",
+                next=f"If you trust it: --env {variable}=secret:{name}. Without it: --unset {variable}.",
+                code="secret-of-ones-own",
+            )
     return found
 
 
@@ -134,11 +159,13 @@ async def value(
 
 
 def _meant(connection: Connection, principal: Principal, project: Place | None, name: str) -> Bound:
-    own = f"user:{principal.user_id}"
-    teams = [f"group:{group}" for group in principal.groups]
+    # Through a token that opens one project, that project's alone: neither the person's own nor their teams'.
+    free = principal.bound is None
+    own = [principal.owner] if free else []
+    teams = [f"group:{group}" for group in principal.groups] if free else []
     # The project's own team first: it is the more specific one.
-    first = [own] if project is None else [f"project:{project.id}", own, project.owner]
-    asked = [owner for owner in first if owner.startswith("project:") or owner in (own, *teams)]
+    first = own if project is None else [f"project:{project.id}", *own, project.owner]
+    asked = [owner for owner in first if owner.startswith("project:") or owner in (*own, *teams)]
     there = rows.owners(connection, [*asked, *teams], name)
     for owner in asked:
         if owner in there:
@@ -156,27 +183,41 @@ def _meant(connection: Connection, principal: Principal, project: Place | None, 
     return Bound(having[0], name)
 
 
-def opened(keyring: Keyring, needed: Mapping[str, tuple[Bound, Sealed | None]]) -> dict[str, SecretValue]:
-    """The values for a job's variables. Raises ``NotFound`` and ``Unreadable`` for what cannot be had."""
+def opened(
+    keyring: Keyring, needed: Mapping[str, tuple[Bound, Sealed | Withheld | None]]
+) -> dict[str, SecretValue]:
+    """The values for a job's variables. Raises ``NotFound``, ``Unreadable`` and ``Forbidden`` for what cannot
+    be had."""
     return {variable: _opened(keyring, bound, sealed) for variable, (bound, sealed) in needed.items()}
 
 
-async def needed(plane: Plane, job: Job) -> dict[str, tuple[Bound, Sealed | None]]:
-    """What the variables of a job mean, as far as it is still there. Those of a job that was sent before
-    there were secrets mean what they say."""
+async def needed(plane: Plane, job: Job) -> dict[str, tuple[Bound, Sealed | Withheld | None]]:
+    """What the variables of a job mean, as far as it is still there and its sender may still use it. Those of
+    a job that was sent before there were secrets mean what they say."""
     if not mentions(job.env):
         return {}
 
-    def work(connection: Connection) -> dict[str, tuple[Bound, Sealed | None]]:
+    def work(connection: Connection) -> dict[str, tuple[Bound, Sealed | Withheld | None]]:
         return {
-            variable: (bound, rows.get(connection, bound))
-            for variable, bound in rows.meant(connection, job.id).items()
+            variable: (bound, rows.get(connection, bound) if _may(connection, job, bound, through) else _NOT)
+            for variable, (bound, through) in rows.meant(connection, job.id).items()
         }
 
     found = await plane.database.read(work)
-    if any(sealed is not None and plane.keyring.key(sealed.key_id) is None for _, sealed in found.values()):
+    sealed = [each for _, each in found.values() if isinstance(each, Sealed)]
+    if any(plane.keyring.key(each.key_id) is None for each in sealed):
         await plane.on_files(plane.keyring.read)  # somebody may have put the key back
     return found
+
+
+def _may(connection: Connection, job: Job, bound: Bound, through: str) -> bool:
+    """Whether who sent the job is still where that secret is used. Who is in a group is known only while they
+    ask; a group that is in the project no more is known at any time."""
+    kind, _, identity = bound.owner.partition(":")
+    if kind != "project":
+        return True
+    held = project_rows.role(connection, [f"user:{job.created_by}", through], identity)
+    return held is not None and held.includes(Role.MEMBER)
 
 
 async def rotate(plane: Plane) -> Rotated:
@@ -192,11 +233,12 @@ async def rotate(plane: Plane) -> Rotated:
         used = await plane.database.read(rows.keys)
         await plane.on_files(plane.keyring.read)
         await plane.on_files(plane.keyring.make, used)
-        return await _settle(plane)
+        return await _settle(plane, "secret.rotate")
 
 
-async def _settle(plane: Plane) -> Rotated:
-    """Brings every secret under the current key, and removes the keys that are of no more use."""
+async def _settle(plane: Plane, action: str = "") -> Rotated:
+    """Brings every secret under the current key, and removes the keys that are of no more use. As ``action``
+    it is recorded."""
     keyring = plane.keyring
     current = keyring.current
     if current is None:
@@ -212,6 +254,8 @@ async def _settle(plane: Plane) -> Rotated:
                 continue
             sealed = seal(value, key, owner=old.owner, name=old.name, key_id=current)
             rows.reseal(connection, old, current, sealed)
+        if action:
+            audit.record(connection, action, "key", current)
         return rows.keys(connection)
 
     used = await plane.database.write(work)
@@ -296,8 +340,15 @@ def _opens(keyring: Keyring, sealed: Sealed) -> bool:
     return True
 
 
-def _opened(keyring: Keyring, bound: Bound, sealed: Sealed | None) -> SecretValue:
+def _opened(keyring: Keyring, bound: Bound, sealed: Sealed | Withheld | None) -> SecretValue:
     kind, _, identity = bound.owner.partition(":")
+    if isinstance(sealed, Withheld):
+        raise Forbidden(
+            f"The secret {bound.name!r} is given to the project's members, and who sent this job is none any "
+            "more.",
+            next="Somebody who is a member can run it again: gradient jobs rerun JOB",
+            code="secret-withheld",
+        )
     if sealed is None:
         raise NotFound(
             f"The secret {bound.name!r} that this job needs was deleted after it was sent.",
@@ -330,11 +381,12 @@ def _owner(connection: Connection, principal: Principal, scope: Scope, of: str, 
     """Whose secrets these are, if ``principal`` has that role there. Raises ``NotFound``, ``Forbidden``."""
     match scope:
         case Scope.USER:
-            return f"user:{principal.user_id}"
+            access.check_unbound(principal)
+            return principal.owner
         case Scope.PROJECT:
             return f"project:{access.project(connection, principal, of, role).id}"
         case Scope.TEAM:
-            if of not in principal.groups:
+            if f"group:{of}" not in principal.all:
                 raise NotFound(
                     f"There is no team {of!r}.",
                     next="A secret may be yours or a project's: gradient secrets set NAME [--project NAME]",

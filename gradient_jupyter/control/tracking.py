@@ -18,18 +18,23 @@ from typing import TypeVar
 import msgspec
 from sqlalchemy import ColumnElement, Connection
 
-from gradient_jupyter.control import access, attempts, experiments
+from gradient_jupyter.control import access, attempts, audit, experiments
 from gradient_jupyter.control.access import Principal
 from gradient_jupyter.control.plane import Plane
 from gradient_jupyter.resources.base import new_id, now_us
 from gradient_jupyter.resources.decoding import decode
 from gradient_jupyter.resources.errors import Conflict, InvalidRequest, NotFound
 from gradient_jupyter.resources.metric import Sample
-from gradient_jupyter.resources.mlflow import LONGEST_KEY, LONGEST_PARAM, LONGEST_TAG
+from gradient_jupyter.resources.mlflow import (
+    LONGEST_DESCRIPTION,
+    LONGEST_KEY,
+    LONGEST_PARAM,
+    LONGEST_TAG,
+    MOST_DESCRIPTIONS,
+)
 from gradient_jupyter.resources.owner import Role
 from gradient_jupyter.resources.tracking import Dataset, ModelLink, Run, RunStatus
 from gradient_jupyter.store import jobs as job_rows
-from gradient_jupyter.store import projects as project_rows
 from gradient_jupyter.store import tracking as rows
 from gradient_jupyter.store.tracking import Said
 
@@ -39,6 +44,9 @@ Pairs = Sequence[tuple[str, str]]
 #: Of one run: parameters, and tags. Of one job: runs that were begun in it.
 MOST_WORDS = 10_000
 MOST_RUNS = 10_000
+#: Of one run: data sets it has read, and models it has read or made.
+MOST_INPUTS = 1000
+MOST_LINKS = 1000
 RUN_NAME_TAG = "mlflow.runName"
 _MODEL_HISTORY_TAG = "mlflow.log-model.history"
 _RUN_ID = re.compile(r"[a-zA-Z0-9][\w\-]{0,255}", re.ASCII)
@@ -91,9 +99,29 @@ async def directory(plane: Plane, principal: Principal, run_id: str) -> Path:
     look at the disk: whoever bears its token was just found to be the attempt that counts."""
     if principal.attempt is not None and run_id == principal.attempt[0]:
         return plane.layout.attempt(*principal.attempt)
-    run = await plane.database.read(lambda connection: find(connection, principal, run_id, Role.MEMBER))
+
+    def work(connection: Connection) -> Run:
+        run = find(connection, principal, run_id, Role.MEMBER)
+        check_open(connection, run)
+        return run
+
+    return directory_of(plane, await plane.database.read(work))
+
+
+def check_open(connection: Connection, run: Run) -> None:
+    """Whether the run's record still grows. That of a job is closed with its attempt, and with it those of
+    the runs begun in it: nobody changes afterwards what an experiment has shown. Raises ``Conflict``."""
     _check_begun(run)
-    return directory_of(plane, run)
+    if run.job_id is None:
+        return
+    job = job_rows.find(connection, run.job_id)
+    if job is None or not attempts.lives(job, run.attempt):
+        raise Conflict(
+            f"The run {run.id} is over with the job {run.job_id}, so what it has measured and made stays as "
+            "it is.",
+            next="Tag it, or log to a run of your own: mlflow.start_run() outside the job.",
+            code="run-over",
+        )
 
 
 def _check_begun(run: Run) -> None:
@@ -131,12 +159,16 @@ async def log(
             _say(connection, run, params, tags)
             return directory_of(plane, run)
 
-        where = await _write(plane, principal, run_id, work)
+        recorded = bool(samples or params)
+        where = await _write(plane, principal, run_id, work, recorded=recorded, more=True)
     elif samples:
         where = await directory(plane, principal, run_id)
     else:
         await get(plane, principal, run_id)
     if samples:
+        if principal.attempt is not None:
+            # It was the attempt that counts when its request began. What it sends may have come late.
+            await attempts.lately(plane, *principal.attempt)
         await plane.points.append(where, samples)
 
 
@@ -157,12 +189,27 @@ async def log_inputs(
             raise InvalidRequest(
                 "A data set has a name of 1 to 500 and a digest of 1 to 36 characters.", code="bad-dataset"
             )
+        _check_length(each.source_type, LONGEST_KEY, "data set's source_type")
+        for what, text in (("source", each.source), ("schema", each.schema), ("profile", each.profile)):
+            _check_length(text or "", LONGEST_DESCRIPTION, f"data set's {what}")
+        for key, value in each.tags:
+            _check_length(key, LONGEST_KEY, "key of a data set's tag")
+            _check_length(value, LONGEST_TAG, "data set's tag")
+    for link in links:
+        _check_length(link.model_id, LONGEST_KEY, "id of a model")
 
     def work(connection: Connection, run: Run) -> None:
         rows.add_inputs(connection, run.id, datasets)
         rows.add_models(connection, run.id, links)
+        inputs, described, models = rows.count_of(connection, run.id)
+        if inputs > MOST_INPUTS or models > MOST_LINKS or described > MOST_DESCRIPTIONS:
+            raise InvalidRequest(
+                f"The run {run.id} would tell of more than a run may: {MOST_INPUTS:,} data sets, described "
+                f"in {MOST_DESCRIPTIONS:,} characters altogether, and {MOST_LINKS:,} models.",
+                code="too-many-inputs",
+            )
 
-    await _write(plane, principal, run_id, work)
+    await _write(plane, principal, run_id, work, recorded=True, more=True)
 
 
 async def note_model(plane: Plane, principal: Principal, run_id: str, model_json: str) -> None:
@@ -174,13 +221,20 @@ async def note_model(plane: Plane, principal: Principal, run_id: str, model_json
 
     def work(connection: Connection, run: Run) -> None:
         before = rows.tag(connection, run.id, _MODEL_HISTORY_TAG)
-        history = [*_json_list(before or "[]"), model]
+        try:
+            history = [*_json_list(before or "[]"), model]
+        except msgspec.DecodeError as error:
+            raise InvalidRequest(
+                f"The run {run.id} has a tag {_MODEL_HISTORY_TAG!r} that is no list of models.",
+                next="Delete that tag, and log the model again.",
+                code="bad-model",
+            ) from error
         text = msgspec.json.encode(history).decode()
         if len(text) > 2**20:
             raise InvalidRequest(f"The run {run.id} has logged too many models.", code="too-many-models")
         rows.set_tags(connection, run.id, [(_MODEL_HISTORY_TAG, text)])
 
-    await _write(plane, principal, run_id, work)
+    await _write(plane, principal, run_id, work, recorded=True, more=True)
 
 
 def _say(connection: Connection, run: Run, params: Pairs, tags: Pairs) -> None:
@@ -205,11 +259,24 @@ def _say(connection: Connection, run: Run, params: Pairs, tags: Pairs) -> None:
         rows.change(connection, run.id, name=_shown_name(name))
 
 
-async def _write(plane: Plane, principal: Principal, run_id: str, work: Callable[[Connection, Run], T]) -> T:
-    """Runs ``work`` in the transaction in which the run was found, with a row of its own."""
+async def _write(
+    plane: Plane,
+    principal: Principal,
+    run_id: str,
+    work: Callable[[Connection, Run], T],
+    *,
+    recorded: bool = False,
+    more: bool = False,
+) -> T:
+    """Runs ``work`` in the transaction in which the run was found, with a row of its own. ``recorded``: it
+    changes what the run has measured or made, not only how it is called. ``more``: it takes room."""
+    if more:
+        plane.check_space()
 
     def all_of_it(connection: Connection) -> T:
         run = find(connection, principal, run_id, Role.MEMBER)
+        if recorded:
+            check_open(connection, run)
         _check_begun(run)
         if run.own:
             job = job_rows.find(connection, run.id)
@@ -289,6 +356,8 @@ async def update(
             values["name"] = _shown_name(name)
             rows.set_tags(connection, run.id, [(RUN_NAME_TAG, _shown_name(name))])
         if not run.own:
+            if status is not None or end_us is not None:
+                check_open(connection, run)
             if status is not None:
                 over = status not in (RunStatus.RUNNING, RunStatus.SCHEDULED)
                 values |= {"status": status.value, "end_us": (end_us or now_us()) if over else None}
@@ -318,6 +387,8 @@ async def delete(plane: Plane, principal: Principal, run_id: str) -> None:
                 code="run-is-job",
             )
         rows.change(connection, run.id, deleted_us=now_us())
+        if principal.attempt is None:
+            audit.record(connection, "run.delete", "run", run.id, detail=f"in {run.project_id}: {run.name}")
 
     await _write(plane, principal, run_id, work)
 
@@ -325,11 +396,12 @@ async def delete(plane: Plane, principal: Principal, run_id: str) -> None:
 async def restore(plane: Plane, principal: Principal, run_id: str) -> None:
     def work(connection: Connection) -> None:
         run = find(connection, principal, run_id, Role.VIEWER)
+        if principal.attempt is None:
+            access.place(connection, principal, run.project_id, Role.MEMBER)
         if not run.deleted:
             return
         if run.own or principal.attempt is not None:
             raise InvalidRequest(f"The run {run_id} cannot be taken back from here.", code="cannot-restore")
-        access.place(connection, principal, run.project_id, Role.MEMBER)
         rows.change(connection, run.id, deleted_us=None)
 
     await plane.database.write(work)
@@ -340,9 +412,7 @@ def scope(connection: Connection, principal: Principal, experiment_ids: Sequence
     if principal.attempt is not None:
         job = attempts.living(connection, *principal.attempt)
         return (rows.ALL.c.job_id == job.id) & rows.ALL.c.project_id.in_(experiment_ids)
-    return rows.ALL.c.project_id.in_(
-        [each for each in experiment_ids if project_rows.role(connection, principal.all, each) is not None]
-    )
+    return rows.ALL.c.project_id.in_(access.seen(connection, principal, experiment_ids))
 
 
 # What may be written.

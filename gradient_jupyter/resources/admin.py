@@ -19,7 +19,7 @@ class Freed(Resource, frozen=True, kw_only=True):
     """One kind of thing that was removed, or would be."""
 
     kind: str
-    """``snapshots files trees jobs leftovers uploads``."""
+    """``snapshots files trees jobs runs leftovers uploads``."""
     count: int
     bytes: int
     names: tuple[str, ...] = ()
@@ -66,7 +66,7 @@ class DiskUse(Resource, frozen=True, kw_only=True):
     """Below this much free space nothing is taken in and nothing is started."""
     items: tuple[Use, ...]
     projects: tuple[Share, ...]
-    """The ten largest, by logs and artifacts."""
+    """The ten largest, by what their jobs and their tracking runs have left."""
     owners: tuple[Share, ...]
     """The ten largest, by the files they have sent; one file of two owners counts for both."""
     collectable: int | None

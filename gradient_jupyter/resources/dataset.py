@@ -78,6 +78,11 @@ class JobDataset(Resource, frozen=True, kw_only=True):
     """0: a public one, as it is when the job runs."""
     snapshot: str = ""
 
+    @property
+    def wanted(self) -> str:
+        """How a job asks for just this."""
+        return f"{self.name}:{self.version}" if self.version else self.name
+
 
 class CreateDataset(Request, frozen=True, kw_only=True):
     name: DatasetName
@@ -136,7 +141,8 @@ class DeletedDataset(Resource, frozen=True, kw_only=True):
     gone: bool
     """Whether the dataset itself is."""
     bytes: int
-    """What the disk will have back once nothing under way needs it: of files that nothing else holds."""
+    """What its files take that nothing else of its owner's holds. The disk has it back once nothing under way
+    needs it, unless somebody else has sent the same files; that is told to nobody."""
 
 
 class Datasets(Resource, frozen=True, kw_only=True):

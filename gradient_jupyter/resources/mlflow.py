@@ -23,6 +23,11 @@ LONGEST_PARAM = 6000
 LONGEST_TAG = 8000
 BODY = 1_000_000
 MOST_RESULTS = 50_000
+#: Ours. Experiments that one search names.
+MOST_IDS = 1000
+#: Of one data set its source, schema and profile, each; all data sets of one run together.
+LONGEST_DESCRIPTION = 65_536
+MOST_DESCRIPTIONS = 4 * 2**20
 
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63) + 1, le=2**63 - 1)]
 Ms = Annotated[int, msgspec.Meta(ge=0, le=2**63 // 1000 - 1)]
@@ -176,8 +181,8 @@ class History(OfRun, frozen=True, kw_only=True):
 class BulkHistory(Wire, frozen=True, kw_only=True):
     run_ids: str | tuple[str, ...]
     metric_key: str
-    start_step: int | None = None
-    end_step: int | None = None
+    start_step: Int64 | None = None
+    end_step: Int64 | None = None
     max_results: int | None = None
 
 

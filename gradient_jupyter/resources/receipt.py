@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from gradient_jupyter.resources.base import Request
+from gradient_jupyter.resources.dataset import WantedDatasets
 from gradient_jupyter.resources.job import (
     EnvName,
     JobName,
@@ -54,6 +55,8 @@ class Outcome(Request, frozen=True, kw_only=True):
     """The interpreter it ran with, where it ran; whoever repeats it has their own."""
     artifacts: Annotated[tuple[Output, ...], msgspec.Meta(max_length=MOST_ARTIFACTS)] = ()
     artifacts_in_all: int = 0
+    datasets: Annotated[dict[Text, Text], msgspec.Meta(max_length=50)] = msgspec.field(default_factory=dict)
+    """What the versions it had held, by their manifests' digests."""
 
 
 class Receipt(Request, frozen=True, kw_only=True):
@@ -67,6 +70,8 @@ class Receipt(Request, frozen=True, kw_only=True):
     machine_type: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
     env: dict[EnvName, Word] = msgspec.field(default_factory=dict)
     ports: Ports = ()
+    datasets: WantedDatasets = ()
+    """With the versions that it had: ``mnist:3``. A public one has none."""
     retries: Retries = 0
     max_duration_s: MaxDuration | None = None
     priority: Priority = 0

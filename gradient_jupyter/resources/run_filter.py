@@ -13,15 +13,17 @@ import enum
 import fnmatch
 import operator
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from gradient_jupyter.resources.errors import InvalidRequest
 
-_LONGEST = 20_000
+_LONGEST = 8_192
 _MOST = 100
+MOST_ORDERS = 100
 #: With each of them a comparison may take as many times longer as a value has characters.
 _MOST_SIGNS = 4
+_LONGEST_PATTERN = 500
 
 
 class Kind(enum.StrEnum):
@@ -157,11 +159,23 @@ def parse_order(text: str, words: Vocabulary) -> Order:
     return Order(kind, key, ascending)
 
 
+def parse_orders(entries: Sequence[str] | None, words: Vocabulary) -> list[Order]:
+    """A whole ``order_by``. What is named again changes nothing any more."""
+    if entries is not None and len(entries) > MOST_ORDERS:
+        raise _bad(f"Results are ordered by at most {MOST_ORDERS} keys, not by {len(entries):,}")
+    found: dict[tuple[Kind, str], Order] = {}
+    for entry in entries or ():
+        order = parse_order(entry, words)
+        found.setdefault((order.kind, order.key), order)
+    return list(found.values())
+
+
+# No two repetitions in it can take the same characters, so that reading is linear in what callers send.
 _TOKEN = re.compile(
     r"""\s*(?:
         (?P<text>'(?:[^']|'')*' | "(?:[^"]|"")*")
       | (?P<quoted>`[^`]*`)
-      | (?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?![\w.]))
+      | (?P<number>[+-]?(?:\d{1,40}(?:\.\d{0,40})?|\.\d{1,40})(?:[eE][+-]?\d{1,40})?(?![\w.]))
       | (?P<operator>!=|<>|<=|>=|==|=|<|>)
       | (?P<mark>[(),.])
       | (?P<word>[^\s'"`!<>=(),.]+)
@@ -239,6 +253,8 @@ def _comparison(reader: _Reader, words: Vocabulary) -> Condition:
     value = _quoted(reader)
     if operator in (Operator.LIKE, Operator.ILIKE) and value.count("%") > _MOST_SIGNS:
         raise _bad(f"A pattern has at most {_MOST_SIGNS} signs %")
+    if operator in (Operator.LIKE, Operator.ILIKE) and len(value) > _LONGEST_PATTERN:
+        raise _bad(f"A pattern has at most {_LONGEST_PATTERN} characters")
     return Condition(kind, key, operator, value)
 
 

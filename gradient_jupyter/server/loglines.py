@@ -8,10 +8,12 @@ are told, and how many were not.
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import time
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 
@@ -27,6 +29,9 @@ def set_up(level: int | str, *, as_json: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if as_json else TextFormatter(_TEXT))
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    # What no line shows is not looked up for each of them (Python's logging HOWTO, "Optimization").
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.getLogger("alembic").setLevel(logging.WARNING)
     requests = logging.getLogger("gradient_jupyter.requests")
     for old in [each for each in requests.filters if isinstance(each, Burst)]:
@@ -39,7 +44,23 @@ def _about(record: logging.LogRecord) -> Asking:
     return asking if isinstance(asking, Asking) else context.current()
 
 
-class TextFormatter(logging.Formatter):
+class _Formatter(logging.Formatter):
+    """What an exception says may come from outside. Its traceback keeps its lines, each set in, so that none
+    looks like a line of the log."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        if record.exc_info:
+            record.exc_text = None  # as somebody else may have put it
+        return super().format(record)
+
+    def formatException(self, ei: Any) -> str:
+        return _set_in(super().formatException(ei))
+
+    def formatStack(self, stack_info: str) -> str:
+        return _set_in(super().formatStack(stack_info))
+
+
+class TextFormatter(_Formatter):
     """One line, unless something went wrong in the server: then its traceback follows."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
@@ -50,11 +71,12 @@ class TextFormatter(logging.Formatter):
         }  # fmt: skip
         told = " ".join(f"{name}={value}" for name, value in known.items() if value)
         record.about = f" [{told}]" if told else ""
-        return "".join(_printable(letter) for letter in super().formatMessage(record))
+        return _printable(super().formatMessage(record))
 
 
-class JsonFormatter(logging.Formatter):
-    """One object a line. Every line has ``time``, ``level``, ``logger``, ``message``."""
+class JsonFormatter(_Formatter):
+    """One object a line, of letters that a terminal shows and does not obey. Every line has ``time``,
+    ``level``, ``logger``, ``message``."""
 
     def format(self, record: logging.LogRecord) -> str:
         asking = _about(record)
@@ -72,7 +94,8 @@ class JsonFormatter(logging.Formatter):
         line |= {name: getattr(record, name) for name in _MINE if hasattr(record, name)}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(_valid(line)).decode()
+        text = msgspec.json.encode(_valid(line)).decode()
+        return "".join(letter if letter.isprintable() else _escaped(letter) for letter in text)
 
 
 def _valid(line: dict[str, object]) -> dict[str, object]:
@@ -83,9 +106,22 @@ def _valid(line: dict[str, object]) -> dict[str, object]:
     }
 
 
-def _printable(letter: str) -> str:
+def _escaped(letter: str) -> str:
+    """As JSON has it."""
+    return f"\\u{ord(letter):04x}" if letter <= "\uffff" else json.dumps(letter)[1:-1]
+
+
+def _printable(text: str) -> str:
     """What a terminal would obey, and a line's end within a message, is shown as an escape."""
-    return letter if letter.isprintable() or letter == " " else letter.encode("unicode_escape").decode()
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text
+    )
+
+
+def _set_in(traceback: str) -> str:
+    return "\n".join(f"    {_printable(line)}" for line in traceback.split("\n"))
 
 
 class Burst(logging.Filter):

@@ -34,6 +34,7 @@ class PatientStream(IOStream):
         self._received = 0
         self._working_s = 0.0
         self._asked = False
+        self._nodelay = False
 
     def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
         size = super().read_from_fd(buf)
@@ -42,6 +43,12 @@ class PatientStream(IOStream):
             if self._asked and self._since_s is None and self._body is None:
                 self._since_s = self._heard_s  # the first bytes of the next head
         return size
+
+    def set_nodelay(self, value: bool) -> None:
+        """On, once and for all. tornado turns it on and off with every request; we write in whole pieces."""
+        if value and not self._nodelay:
+            self._nodelay = True
+            super().set_nodelay(True)
 
     def head_read(self) -> None:
         """A request's head is whole, and known to be let in or not; its body follows."""

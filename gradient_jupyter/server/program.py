@@ -415,6 +415,7 @@ class Solo:
             claimed.publish(runtime_path, runtime)
             _ready(self.url)
             gc.collect()
+            gc.set_threshold(10_000)  # a batch of numbers makes thousands of objects, and none is garbage
             gc.freeze()  # what is loaded stays: to look through it for garbage takes tens of milliseconds
             log.info("serving %s on %s", layout.root, self.url)
             await self._until_done(plane)

@@ -114,7 +114,7 @@ def _between(columns: Columns, times_us: Span) -> Columns:
     if times_us == (None, None):
         return columns
     low, high = _closed(times_us, 0)
-    return Columns(point for point in columns.points() if low <= point[1] <= high)
+    return Columns([point for point in columns.points() if low <= point[1] <= high])
 
 
 def _pieces(connection: sqlite3.Connection, identity: int, low: int, high: int) -> Iterator[_Piece]:

@@ -318,7 +318,11 @@ def record(connection: Connection, change: Change) -> None:
 
 def connect(path: Path) -> Engine:
     """An SQLAlchemy engine for the file, each connection with our settings."""
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 30, "check_same_thread": False})
+    engine = create_engine(
+        f"sqlite:///{path}",
+        connect_args={"timeout": 30, "check_same_thread": False},
+        hide_parameters=True,  # an error would tell the log the variables of jobs
+    )
 
     @event.listens_for(engine, "connect")
     def _settings(connection: sqlite3.Connection, _record: object) -> None:
@@ -344,7 +348,12 @@ def connect(path: Path) -> Engine:
 
 def connect_read_only(path: Path) -> Engine:
     """An engine that changes nothing. ``path`` as ``condition.readable`` gives it."""
-    engine = create_engine("sqlite://", creator=lambda: condition.open_read_only(path), poolclass=QueuePool)
+    engine = create_engine(
+        "sqlite://",
+        creator=lambda: condition.open_read_only(path),
+        poolclass=QueuePool,
+        hide_parameters=True,
+    )
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, exists, select
+from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, select
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine import Row
 
@@ -86,6 +86,12 @@ def set_tags(connection: Connection, project_id: str, tags: Sequence[tuple[str, 
             ),
             [{"project_id": project_id, "key": key, "value": value} for key, value in tags],
         )
+
+
+def count_tags(connection: Connection, project_id: str) -> int:
+    return connection.execute(
+        select(func.count()).select_from(project_tags).where(project_tags.c.project_id == project_id)
+    ).scalar_one()
 
 
 def delete_tag(connection: Connection, project_id: str, key: str) -> bool:

@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 
 from gradient_jupyter.resources.base import now_us
-from gradient_jupyter.store.tables import blobs, dataset_versions, job_datasets, jobs, snapshots
+from gradient_jupyter.store.tables import blobs, dataset_versions, datasets, job_datasets, jobs, snapshots
 
 _AT_ONCE = 500
 #: How far in the future a row may seem to be made: clocks differ a little, and are set back.
@@ -69,11 +69,17 @@ def drop_snapshots(connection: Connection, keys: Iterable[Key], before_us: int) 
     return gone
 
 
-def live_snapshots(connection: Connection) -> set[str]:
-    """Every snapshot that something names."""
+def live_snapshots(connection: Connection, owner: str, dataset_id: str) -> set[str]:
+    """Every snapshot that something of this owner's names, or a job that has that dataset."""
+    theirs = select(datasets.c.id).where(datasets.c.owner == owner)
+    has = or_(jobs.c.owner == owner, job_datasets.c.dataset_id == dataset_id)
     found: set[str] = set()
-    for column in (jobs.c.snapshot, dataset_versions.c.snapshot, job_datasets.c.snapshot):
-        found.update(connection.execute(select(column).distinct()).scalars())
+    for query in (
+        select(jobs.c.snapshot).where(jobs.c.owner == owner),
+        select(dataset_versions.c.snapshot).where(dataset_versions.c.dataset_id.in_(theirs)),
+        select(job_datasets.c.snapshot).join(jobs, jobs.c.id == job_datasets.c.job_id).where(has),
+    ):
+        found.update(connection.execute(query.distinct()).scalars())
     return found
 
 

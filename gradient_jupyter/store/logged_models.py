@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
 from sqlalchemy.engine import Row
 
 from gradient_jupyter.resources.base import now_us
@@ -23,6 +23,12 @@ def create(connection: Connection, model: LoggedModel) -> None:
             tags=_json(model.tags), created_us=model.created_us, updated_us=model.updated_us,
         )
     )  # fmt: skip
+
+
+def count(connection: Connection, project_id: str) -> int:
+    return connection.execute(
+        select(func.count()).select_from(logged_models).where(logged_models.c.project_id == project_id)
+    ).scalar_one()
 
 
 def get(connection: Connection, model_id: str) -> LoggedModel | None:

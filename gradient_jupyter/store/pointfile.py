@@ -7,25 +7,33 @@ equal to itself.
 
 It lies beside the run's log and goes with it. It is written in WAL mode without waiting for the disk at each
 commit: what was acknowledged survives the death of the server at once, and a power loss once it is synced, a
-second later (``sync``).
+second later (``guarded.sync``).
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import sqlite3
 import sys
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from gradient_jupyter.resources.errors import GradientError, NoSpace, ServerError
+from gradient_jupyter.store.guarded import Guarded, connect, look, schema
 
 NAME = "metrics.sqlite"
 #: Points in a chunk: few enough to be rewritten when one comes late, enough that a chunk's own cost is small.
 CHUNK = 512
+WITHIN_S = 10.0
+"""What a file may take of our time at once. Longer is only one that was made for it, or is much too large."""
+_CHECK_S = 600.0
+#: A lock that is not ours holds up every run's points.
+_LOCKED_WRITE_S = 1.0
+_LOCKED_READ_S = 5.0
 
 Point = tuple[int, int, int]
 """Step, time in µs, bits of the value."""
@@ -47,17 +55,19 @@ PRAGMA user_version = {_VERSION};
 """
 
 
-def open_to_write(path: Path) -> sqlite3.Connection:
+def open_to_write(path: Path) -> Guarded:
     """For the one thread that writes it. Makes it where it is not there."""
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    look(path)
+    connection = connect(f"{path.absolute().as_uri()}?mode=rwc", _LOCKED_WRITE_S)
     try:
-        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=10000"):
+        connection.within(WITHIN_S)
+        for pragma in ("journal_mode=WAL", "synchronous=NORMAL"):
             connection.execute(f"PRAGMA {pragma}")
-        if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+        if not schema(connection):
             with transaction(connection):
                 for statement in _SCHEMA.split(";"):
                     connection.execute(statement)
-        _check_version(path, connection)
+        _check(path, connection)
     except BaseException:
         connection.close()
         raise
@@ -65,28 +75,29 @@ def open_to_write(path: Path) -> sqlite3.Connection:
 
 
 @contextlib.contextmanager
-def reading(path: Path) -> Iterator[sqlite3.Connection | None]:
+def reading(path: Path, within_s: float = WITHIN_S) -> Iterator[Guarded | None]:
     """A connection with one view of the file, beside whoever writes it; None where there is no file. What
     goes wrong inside is told in our words."""
-    if not path.exists():
-        yield None
-        return
     with told(path):
+        if not look(path):
+            yield None
+            return
         connection = _open_to_read(path)
         try:
+            connection.within(within_s)
             connection.execute("BEGIN")
-            if connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0:
+            if not schema(connection):
                 yield None  # it is just being made
                 return
-            _check_version(path, connection)
+            _check(path, connection)
             yield connection
         finally:
             connection.close()
 
 
-def _open_to_read(path: Path) -> sqlite3.Connection:
+def _open_to_read(path: Path) -> Guarded:
     address = f"{path.absolute().as_uri()}?mode=ro"
-    connection = sqlite3.connect(address, uri=True, isolation_level=None, timeout=10)
+    connection = connect(address, _LOCKED_READ_S)
     try:
         connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone()
     except sqlite3.OperationalError:
@@ -94,42 +105,41 @@ def _open_to_read(path: Path) -> sqlite3.Connection:
         if os.access(path.parent, os.W_OK):
             raise
         # A disk that takes no writes: there can be no files for sharing, and nobody to share with.
-        return sqlite3.connect(f"{address}&immutable=1", uri=True, isolation_level=None)
+        return connect(f"{address}&immutable=1", _LOCKED_READ_S)
     return connection
 
 
-def _check_version(path: Path, connection: sqlite3.Connection) -> None:
+def _check(path: Path, connection: sqlite3.Connection) -> None:
     version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version != _VERSION:
+    if version not in (0, _VERSION):
         raise ServerError(
             f"The metrics in {path} are of a version ({version}) that this server does not know.",
             next="Upgrade gradient-jupyter.",
             code="metrics-unknown",
         )
+    if not version or schema(connection) != _schema():
+        raise sqlite3.DatabaseError("it holds other tables than this server makes")
+
+
+@functools.cache
+def _schema() -> set[tuple[str, ...]]:
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(_SCHEMA)
+        return schema(connection)
 
 
 def problem(path: Path) -> str:
     """What is wrong with the file; empty when nothing is, or there is none."""
-    with reading(path) as connection:
+    with reading(path, _CHECK_S) as connection:
         if connection is None:
             return ""
         (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         return "" if found == "ok" else f"its metrics are damaged: {found}"
 
 
-def sync(path: Path) -> None:
-    """What was committed is on disk when this returns. Another thread may go on writing."""
-    for name in (path, path.with_name(path.name + "-wal")):
-        with contextlib.suppress(FileNotFoundError):
-            fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-
-
 @contextlib.contextmanager
-def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+def transaction(connection: Guarded) -> Iterator[None]:
+    connection.within(WITHIN_S)
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
@@ -155,11 +165,24 @@ def _told(path: Path, error: sqlite3.Error) -> GradientError:
                 "There is no space left for this run's metrics; these points were not stored.",
                 next="Free some space: gradient jobs delete removes old runs.",
             )
-        case sqlite3.SQLITE_IOERR | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_READONLY | sqlite3.SQLITE_BUSY:
+        case sqlite3.SQLITE_IOERR | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_READONLY:
             return ServerError(
                 f"The disk that holds {path} refuses to work: {error}.",
                 next="Look at the disk and its quota, then try again.",
                 code="disk-error",
+            )
+        case sqlite3.SQLITE_BUSY:
+            return ServerError(
+                f"Another program holds {path} locked.",
+                next="Try again. Only this server has business with that file.",
+                code="metrics-locked",
+            )
+        case sqlite3.SQLITE_INTERRUPT:
+            return ServerError(
+                f"The metrics in {path} take too long to be read, and were given up.",
+                next="Ask for fewer points. If that does not help, the file is damaged; its log and "
+                "artifacts are not concerned.",
+                code="metrics-damaged",
             )
     return ServerError(
         f"The metrics in {path} are damaged: {error}.",
@@ -194,12 +217,9 @@ class Columns:
 
     __slots__ = ("bits", "steps", "times")
 
-    def __init__(self, points: Iterable[Point] = ()) -> None:
-        self.steps, self.times, self.bits = array("q"), array("q"), array("q")
-        for step, time_us, bits in points:
-            self.steps.append(step)
-            self.times.append(time_us)
-            self.bits.append(bits)
+    def __init__(self, points: Sequence[Point] = ()) -> None:
+        columns = zip(*points, strict=True) if points else ((), (), ())
+        self.steps, self.times, self.bits = (array("q", column) for column in columns)
 
     def __len__(self) -> int:
         return len(self.steps)

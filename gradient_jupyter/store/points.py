@@ -9,7 +9,10 @@ from __future__ import annotations
 import contextlib
 import math
 import sqlite3
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from operator import lt
 from pathlib import Path
 
 from gradient_jupyter.resources.errors import TooLarge
@@ -33,7 +36,7 @@ _RECENT_IN_ALL = 65_536
 
 
 class _Series:
-    """What is kept in memory: where its chunks end, and the points after that."""
+    """What is kept in memory: where its chunks end, and the points after that, in order."""
 
     __slots__ = ("custom", "id", "recent", "sealed")
 
@@ -41,7 +44,7 @@ class _Series:
         self.id = identity
         self.custom = kind == Kind.CUSTOM
         self.sealed = sealed
-        self.recent: set[Point] = set()
+        self.recent: list[Point] = []
 
 
 class PointFile:
@@ -76,62 +79,68 @@ class PointFile:
             (Kind.CUSTOM.value,),
         ).fetchone()[0]
         self._recent = 0
+        self._unwritten: dict[_Series, list[Point]] = {}
         for identity, data in query("SELECT series, data FROM recent"):
             columns = Columns()
             columns.extend(data)
-            by_id[identity].recent.update(columns.points())
+            by_id[identity].recent.extend(columns.points())
         for one in by_id.values():
+            one.recent.sort()
             self._recent += len(one.recent)
             self._count += len(one.recent) if one.custom else 0
 
     def append(self, kind: Kind, batches: Iterable[Sequence[Sample]]) -> list[TooLarge | None]:
         """Stores what is not there yet, in one transaction; for each batch, why none of it was stored."""
         with told(self.path), transaction(self._connection):
-            return [self._append(kind, batch) for batch in batches]
+            refusals = [self._append(kind, batch) for batch in batches]
+            for one, points in self._unwritten.items():
+                self._write_recent(one, points)
+            self._unwritten.clear()
+            while self._recent > _RECENT_IN_ALL:
+                self._seal(max(self._series.values(), key=lambda one: len(one.recent)))
+        return refusals
 
     def _append(self, kind: Kind, samples: Sequence[Sample]) -> TooLarge | None:
         wanted = self._missing(kind, samples)
         if kind is Kind.CUSTOM and (refusal := self._refusal(wanted)) is not None:
             return refusal
-        for key, found in wanted.items():
+        for key, points in wanted.items():
             one = self._series.get((kind, key)) or self._begin(kind, key)
-            if one.sealed is not None and min(found) <= one.sealed:
-                late = sorted(point for point in found if point <= one.sealed)
-                found.difference_update(late)
-                self._insert_late(one, late)
-            if found:
-                self._add_recent(one, found)
-        while self._recent > _RECENT_IN_ALL:
-            self._seal(max(self._series.values(), key=lambda one: len(one.recent)))
+            late = 0 if one.sealed is None else bisect_right(points, one.sealed)
+            if late:
+                self._insert_late(one, points[:late])
+            if late < len(points):
+                self._add_recent(one, points[late:])
         return None
 
-    def _missing(self, kind: Kind, samples: Sequence[Sample]) -> dict[str, set[Point]]:
-        """By key, the points that are not there, and perhaps some that stand in chunks."""
+    def _missing(self, kind: Kind, samples: Sequence[Sample]) -> dict[str, list[Point]]:
+        """By key and in order, the points that are not there, and perhaps some that stand in chunks."""
         by_key: dict[str, list[Sample]] = {}
         for sample in samples:
             by_key.setdefault(sample.key, []).append(sample)
         wanted = {}
         for key, some in by_key.items():
-            values = (NAN if sample.value != sample.value else sample.value for sample in some)
-            found = {
-                (sample.step, sample.time_us, bits)
-                for sample, bits in zip(some, bits_of(values), strict=True)
-            }
+            values = [NAN if sample.value != sample.value else sample.value for sample in some]
+            steps, times_us = [sample.step for sample in some], [sample.time_us for sample in some]
+            points = list(zip(steps, times_us, bits_of(values), strict=True))
+            if not all(map(lt, points, islice(points, 1, None))):
+                points = sorted(set(points))
             one = self._series.get((kind, key))
-            if one is not None:
-                found -= one.recent
-            if found:
-                wanted[key] = found
+            # What a run writes is nearly always newer than all it has written.
+            if one is not None and one.recent and points[0] <= one.recent[-1]:
+                points = [point for point in points if not _in(one.recent, point)]
+            if points:
+                wanted[key] = points
         return wanted
 
-    def _refusal(self, wanted: dict[str, set[Point]]) -> TooLarge | None:
+    def _refusal(self, wanted: dict[str, list[Point]]) -> TooLarge | None:
         """Why a run may not store these."""
         fresh = sum(map(len, wanted.values()))
         if self._count + fresh > self._most_points:
             # Who sends again what is there already is not refused for it.
-            for key, found in wanted.items():
+            for key, points in wanted.items():
                 one = self._series.get((Kind.CUSTOM, key))
-                fresh -= self._stored(one, found) if one is not None else 0
+                fresh -= self._stored(one, points) if one is not None else 0
         if self._count + fresh > self._most_points:
             return TooLarge(
                 f"This run has written {self._count:,} points, and {self._most_points:,} are the most it "
@@ -149,9 +158,9 @@ class PointFile:
             )
         return None
 
-    def _stored(self, one: _Series, points: set[Point]) -> int:
-        """How many of these stand in its chunks."""
-        late = sorted(point for point in points if one.sealed is not None and point <= one.sealed)
+    def _stored(self, one: _Series, points: list[Point]) -> int:
+        """How many of these, which are in order, stand in its chunks."""
+        late = [] if one.sealed is None else points[: bisect_right(points, one.sealed)]
         return sum(len(there & set(some)) for _, there, some in self._by_chunk(one, late))
 
     def _begin(self, kind: Kind, key: str) -> _Series:
@@ -160,28 +169,37 @@ class PointFile:
         one = self._series[kind, key] = _Series(made.lastrowid, kind, None)
         return one
 
-    def _add_recent(self, one: _Series, points: set[Point]) -> None:
-        data = Columns(points).pack()
-        self._connection.execute("INSERT INTO recent (series, data) VALUES (?, ?)", (one.id, data))
-        one.recent |= points
+    def _add_recent(self, one: _Series, points: list[Point]) -> None:
+        """Takes points that are not there and lie after the chunks. Rows are made of them at the end of the
+        transaction, one for each series, however many batches it holds."""
+        in_order = not one.recent or one.recent[-1] < points[0]
+        one.recent += points
+        if not in_order:
+            one.recent.sort()
         self._recent += len(points)
         self._count += len(points) if one.custom else 0
         if len(one.recent) >= _RECENT:
             self._seal(one, CHUNK)
+        else:
+            self._unwritten.setdefault(one, []).extend(points)
+
+    def _write_recent(self, one: _Series, points: list[Point]) -> None:
+        insert = "INSERT INTO recent (series, data) VALUES (?, ?)"
+        self._connection.execute(insert, (one.id, Columns(points).pack()))
 
     def _seal(self, one: _Series, keep: int = 0) -> None:
         """Makes chunks of its recent points, but of the last ``keep``: points that come a little late then
         change no chunk."""
-        points = sorted(one.recent)
-        sealed, kept = points[: len(points) - keep], points[len(points) - keep :]
-        for start in range(0, len(sealed), CHUNK):
+        end = len(one.recent) - keep
+        sealed, kept = one.recent[:end], one.recent[end:]
+        for start in range(0, end, CHUNK):
             self._store(None, one.id, sealed[start : start + CHUNK])
         self._connection.execute("DELETE FROM recent WHERE series = ?", (one.id,))
+        self._unwritten.pop(one, None)
         if kept:
-            insert = "INSERT INTO recent (series, data) VALUES (?, ?)"
-            self._connection.execute(insert, (one.id, Columns(kept).pack()))
+            self._write_recent(one, kept)
         one.sealed = sealed[-1]
-        one.recent = set(kept)
+        one.recent = kept
         self._recent -= len(sealed)
 
     def _insert_late(self, one: _Series, points: list[Point]) -> None:
@@ -250,3 +268,9 @@ class PointFile:
             self._connection.execute("PRAGMA busy_timeout=200")  # a reader that is just reading
             self._connection.execute("PRAGMA journal_mode=DELETE").fetchall()
         self._connection.close()
+
+
+def _in(points: list[Point], point: Point) -> bool:
+    """``points`` are in order."""
+    at = bisect_left(points, point)
+    return at < len(points) and points[at] == point

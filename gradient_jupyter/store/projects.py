@@ -76,6 +76,12 @@ def role(connection: Connection, principals: Sequence[str], project_id: str) -> 
     return strongest
 
 
+def of_these(connection: Connection, principals: Sequence[str], project_ids: Sequence[str]) -> list[str]:
+    """Those that exist for the principals."""
+    query = select(projects.c.id).where(projects.c.id.in_(project_ids), visible(principals))
+    return list(connection.execute(query).scalars())
+
+
 def rename(connection: Connection, project_id: str, name: str) -> None:
     """The name is free: of one owner's projects no two have the same."""
     connection.execute(update(projects).where(projects.c.id == project_id).values(name=name))

@@ -109,18 +109,20 @@ def reseal(connection: Connection, old: Sealed, key_id: str, sealed: bytes) -> N
     )
 
 
-def bind(connection: Connection, job_id: str, meant: Mapping[str, Bound]) -> None:
-    """Notes which secrets the job's variables mean."""
+def bind(connection: Connection, job_id: str, meant: Mapping[str, Bound], through: str) -> None:
+    """Notes which secrets the job's variables mean, and as whom its sender was a member of its project."""
     for variable, bound in meant.items():
         connection.execute(
-            insert(job_secrets).values(job_id=job_id, variable=variable, owner=bound.owner, name=bound.name)
+            insert(job_secrets).values(
+                job_id=job_id, variable=variable, owner=bound.owner, name=bound.name, through=through
+            )
         )
 
 
-def meant(connection: Connection, job_id: str) -> dict[str, Bound]:
-    """Variable → secret, of a job."""
+def meant(connection: Connection, job_id: str) -> dict[str, tuple[Bound, str]]:
+    """Variable → secret, of a job; and as whom its sender was a member of its project."""
     found = connection.execute(select(job_secrets).where(job_secrets.c.job_id == job_id))
-    return {row.variable: Bound(row.owner, row.name) for row in found}
+    return {row.variable: (Bound(row.owner, row.name), row.through) for row in found}
 
 
 def _sealed(row: Row[tuple[object, ...]]) -> Sealed:

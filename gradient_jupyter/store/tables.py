@@ -236,6 +236,8 @@ job_secrets = Table(
     Column("variable", String, primary_key=True),
     Column("owner", String, nullable=False),
     Column("name", String, nullable=False),
+    # As whom the sender was a member of the project: themselves, or a group they were in.
+    Column("through", String, nullable=False),
 )  # fmt: skip
 
 datasets = Table(

@@ -43,6 +43,7 @@ from gradient_jupyter.store.jobs import LIVE
 from gradient_jupyter.store.tables import (
     jobs,
     logged_models,
+    projects,
     run_inputs,
     run_models,
     run_params,
@@ -221,6 +222,19 @@ def add_models(connection: Connection, run_id: str, links: Iterable[ModelLink]) 
         connection.execute(insert(run_models).prefix_with("OR REPLACE"), values)
 
 
+def count_of(connection: Connection, run_id: str) -> tuple[int, int, int]:
+    """How many data sets it has read, how long what describes them is, and how many models it names."""
+    texts = (run_inputs.c.source, run_inputs.c.schema, run_inputs.c.profile, run_inputs.c.tags)
+    length = sum((func.length(func.coalesce(text, "")) for text in texts), literal(0))
+    inputs, described = connection.execute(
+        select(func.count(), func.coalesce(func.sum(length), 0)).where(run_inputs.c.run_id == run_id)
+    ).one()
+    models = connection.execute(
+        select(func.count()).select_from(run_models).where(run_models.c.run_id == run_id)
+    ).scalar_one()
+    return inputs, described, models
+
+
 def logged(connection: Connection, run_ids: Sequence[str]) -> dict[str, Logged]:
     """What was said of these runs, each of which has words of its own (``spoken``)."""
     params: dict[str, list[tuple[str, str]]] = {}
@@ -271,11 +285,13 @@ def count_in_job(connection: Connection, job_id: str) -> int:
     ).scalar_one()
 
 
-def erase(connection: Connection, run_id: str) -> None:
-    connection.execute(delete(runs).where(runs.c.id == run_id))
+def erase(connection: Connection, run_id: str, before_us: int) -> bool:
+    """Removes a run's row, unless somebody has taken the run back. Says whether it went."""
+    gone = connection.execute(delete(runs).where(runs.c.id == run_id, runs.c.deleted_us < before_us))
+    return gone.rowcount > 0
 
 
-def deleted_before(connection: Connection, before_us: int, most: int) -> list[str]:
+def deleted_before(connection: Connection, before_us: int, most: int | None) -> list[str]:
     """Tracking runs that a person has deleted, and has had time to take back."""
     query = select(runs.c.id).where(runs.c.deleted_us < before_us).order_by(runs.c.seq).limit(most)
     return list(connection.execute(query).scalars())
@@ -292,20 +308,28 @@ def directories_of_job(connection: Connection, job_id: str) -> list[str]:
     )
 
 
-def directories_of_project(connection: Connection, project_id: str) -> list[str]:
-    return list(
-        connection.execute(
-            union_all(
-                select(runs.c.id).where(
-                    runs.c.project_id == project_id,
-                    or_(runs.c.job_id.is_(None), runs.c.id != runs.c.job_id),
-                ),
-                select(logged_models.c.id).where(
-                    logged_models.c.project_id == project_id, logged_models.c.run_id == null()
-                ),
-            )
-        ).scalars()
+def directories_of_project(connection: Connection, project_id: str, *, deleted: bool = True) -> list[str]:
+    """``deleted``: also of runs that were deleted and may still be taken back."""
+    query = select(runs.c.id).where(
+        runs.c.project_id == project_id, or_(runs.c.job_id.is_(None), runs.c.id != runs.c.job_id)
     )
+    if not deleted:
+        query = query.where(runs.c.deleted_us.is_(None))
+    models = select(logged_models.c.id).where(
+        logged_models.c.project_id == project_id, logged_models.c.run_id == null()
+    )
+    return list(connection.execute(union_all(query, models)).scalars())
+
+
+def projects_of_all(connection: Connection) -> dict[str, tuple[str, str]]:
+    """Of what may have a directory of its own: id and name of its project."""
+    queries = (
+        select(table.c.id, projects.c.id.label("project_id"), projects.c.name).join(
+            projects, projects.c.id == table.c.project_id
+        )
+        for table in (runs, logged_models)
+    )
+    return {row.id: (row.project_id, row.name) for row in connection.execute(union_all(*queries))}
 
 
 def all_directories(connection: Connection) -> set[str]:

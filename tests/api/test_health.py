@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
+import sys
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -174,6 +175,31 @@ def test_a_line_is_one_line_whatever_somebody_named():
     assert "\n" not in text and "\x1b" not in text and "\u202e" not in text and "\x07" not in text
     line = JsonFormatter().format(record("%s", hostile))
     assert "\n" not in line and json.loads(line)["message"].startswith("a\n2026")
+    hostile = "a\x7f\x9b2J\u2028\u202e\U000e0001"
+    line = JsonFormatter().format(record("%s", hostile))
+    assert line.isprintable() and json.loads(line)["message"] == hostile
+
+
+@pytest.mark.parametrize("kept", [None, "2026-01-01 00:00:00 INFO forged"])
+def test_what_an_exception_says_forges_no_line_and_orders_no_terminal(kept):
+    """Row 62, log injection: an exception's text holds what somebody sent, also that of its cause."""
+    said = "a\n2026-01-01 00:00:00 ERROR forged\r\x1b[2J\x9b2J\u202e"
+    try:
+        try:
+            raise ValueError(said)
+        except ValueError as error:
+            raise RuntimeError(said) from error
+    except RuntimeError:
+        made = record("it failed", exc_info=sys.exc_info(), exc_text=kept, stack_info=f"Stack:\n{said}")
+    first, *rest = TextFormatter("%(message)s%(about)s").format(made).split("\n")
+    assert first == "it failed" and len(rest) > 10
+    assert all(line.startswith("    ") and line.isprintable() for line in rest)
+    assert sum("forged" in line for line in rest) == 3
+    line = JsonFormatter().format(made)
+    assert line.isprintable()
+    told = json.loads(line)["exception"].split("\n")
+    assert sum("forged" in each for each in told) == 2 and "test_health.py" in "".join(told)
+    assert all(each.startswith("    ") and each.isprintable() for each in told)
 
 
 def test_what_the_server_does_for_a_job_says_which():

@@ -238,6 +238,27 @@ def test_a_job_whose_secret_was_deleted_while_it_waited_ends_with_a_reason(own_s
     assert "gradient secrets set gone" in final["reason"]["next"]
 
 
+def test_a_job_whose_sender_may_only_look_by_now_ends_with_a_reason(own_solo):
+    """Asset: the project's secrets, against who was a member. The project is somebody else's by then."""
+    own_solo.start()
+    place = project(own_solo, "shared")
+    put(own_solo, f"/projects/{place}/secrets/prod", "long enough")
+    blocker = own_solo.job("sleep", "600")
+    job = own_solo.job("env", project_id=place, project=None, env={"V": "secret:prod"}, retries=3)
+    own_solo.kill()
+    with contextlib.closing(sqlite3.connect(own_solo.data / "gradient.sqlite")) as database:
+        ((owner,),) = database.execute("SELECT owner FROM projects WHERE id = ?", (place,))
+        database.execute("UPDATE projects SET owner = 'user:other' WHERE id = ?", (place,))
+        database.execute("INSERT INTO members VALUES (?, ?, 'viewer')", (place, owner))
+        database.commit()
+    own_solo.start()
+    own_solo.request("POST", f"/jobs/{blocker['id']}/stop")
+    final = own_solo.finished(job["id"])
+    assert (final["state"], final["attempt"]) == ("Error", 1)
+    assert final["reason"]["code"] == "secret-withheld" and final["reason"]["next"]
+    assert "long enough" not in own_solo.text(job["id"])
+
+
 def test_what_is_set_while_a_job_waits_is_what_it_gets(own_solo):
     own_solo.start()
     put(own_solo, "/secrets/user/changed", "the old one")

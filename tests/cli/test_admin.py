@@ -16,6 +16,8 @@ from gradient_jupyter.workspace.space import file_system, space_of
 KINDS = {
     "artifacts",
     "logs",
+    "metrics",
+    "runs",
     "workspaces",
     "files",
     "storage",

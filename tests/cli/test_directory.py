@@ -97,3 +97,21 @@ def test_a_hostile_directory_names_no_server_no_token_and_no_command(gradient: A
     assert not (directory / "pwned").exists()
     assert gradient("projects", "clear", **safe).code == 0
     assert "projectId" not in config(directory)
+
+
+def test_a_job_that_is_run_again_is_the_directorys_last_one(gradient: Any, directory: Path) -> None:
+    first = gradient("run", "--json", "train.py").json
+    again = gradient("jobs", "rerun", first["id"]).out.strip()
+    assert config(directory) == {
+        "project": "leaf-health", "projectId": first["project_id"], "lastJobId": again,
+    }  # fmt: skip
+    assert gradient("jobs", "show", "--json").json["id"] == again != first["id"]
+
+
+def test_running_a_job_again_makes_no_directory_remember_that_does_not(
+    gradient: Any, directory: Path, tmp_path: Path
+) -> None:
+    first = gradient("run", "--json", "--no-init", "train.py").json
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    assert gradient("jobs", "rerun", first["id"], cwd=elsewhere).code == 0
+    assert list(elsewhere.iterdir()) == []

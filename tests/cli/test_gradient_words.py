@@ -31,6 +31,14 @@ def test_no_option_that_exists_is_refused(option: str) -> None:
         "--nodeAttrs",
         "--is-preemptible",
         "--workingDirectory",
+        "--datasetUri",
+        "--datasetName",
+        "--datasetVersionId",
+        "--datasetEtag",
+        "--datasetAwsAccessKeyId",
+        "--datasetAwsSecretAccessKey",
+        "--datasetVolumeKind",
+        "--dataset-volume-size",
     ],
 )
 def test_an_option_that_can_mean_nothing_is_refused_with_a_way_on(gradient: Any, option: str) -> None:

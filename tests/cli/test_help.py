@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
+from verbtree import ALL
 
 from gradient_jupyter import __version__
 from gradient_jupyter.cli.verbs import JOB_VERBS, VERBS
@@ -32,6 +34,16 @@ def test_every_verb_explains_itself(gradient: Any, words: tuple[str, ...]) -> No
     assert ended.code == 0
     assert ended.out.startswith("Usage: gradient " + " ".join(words))
     assert ended.err == ""
+
+
+def test_no_line_of_any_help_is_wider_than_a_terminal() -> None:
+    wide = [
+        (path, line)
+        for path, command in ALL.items()
+        for line in command.get_help(click.Context(command, info_name=path, terminal_width=80)).splitlines()
+        if len(line) > 80
+    ]
+    assert wide == []
 
 
 @pytest.mark.parametrize("words", [(), ("--help",), ("-h",), ("help",)])

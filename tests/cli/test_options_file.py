@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -72,9 +73,24 @@ def test_a_template_holds_what_was_typed_and_nothing_is_done(gradient: Any, dire
 
 def test_a_template_is_never_written_over_a_file(gradient: Any, directory: Path) -> None:
     (directory / "mine.yaml").write_text("precious")
-    refused = gradient("jobs", "list", "--createOptionsFile", "mine.yaml")
-    assert (refused.code, (directory / "mine.yaml").read_text()) == (1, "precious")
-    assert "is there already" in refused.err
+    (directory / "link.yaml").symlink_to("elsewhere.yaml")
+    for name in ("mine.yaml", "link.yaml"):
+        refused = gradient("jobs", "list", "--createOptionsFile", name)
+        assert refused.code == 1
+        assert "is there already" in refused.err
+    assert (directory / "mine.yaml").read_text() == "precious"
+    assert not (directory / "elsewhere.yaml").exists()
+
+
+def test_a_template_is_its_writers_alone(gradient: Any, directory: Path) -> None:
+    """Asset: what ``--env KEY=value`` holds (A2), against other users of the machine."""
+    before = os.umask(0o002)
+    try:
+        made = gradient("run", "--env", "KEY=canary", "--createOptionsFile", "made.yaml", "train.py")
+    finally:
+        os.umask(before)
+    assert made.code == 0 and "canary" in (directory / "made.yaml").read_text()
+    assert stat.S_IMODE((directory / "made.yaml").stat().st_mode) == 0o600
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import stat
 from pathlib import Path
@@ -137,3 +138,89 @@ def test_a_hostile_receipt_runs_nothing(gradient: Any, directory: Path, changes:
     assert (refused.code, refused.out) == (1, "")
     assert len(refused.err.splitlines()) == 2
     assert gradient("jobs", "list", "--limit", "1", "--json").json == before
+
+
+def test_options_that_could_be_of_no_use_beside_a_receipt_are_refused(gradient: Any, directory: Path) -> None:
+    job = gradient("run", "--json", "train.py").json["id"]
+    gradient("jobs", "receipt", job, "-o", "r.yaml")
+    before = gradient("jobs", "list", "--json").json[0]["id"]
+    for words, said in (
+        (("--workspaceUsername", "ada"), "user name alone"),
+        (("--workspacePassword", "secret:x"), "Only a repository"),
+        (
+            ("--workspacePassword", "hunter22", "--workspace", "git+https://localhost/x@main"),
+            "secrets set NAME",
+        ),
+        (("--maxSize", "plenty"), "max"),
+        (("--ignoreFiles", "x", "--workspace", "none"), "Only of a directory"),
+    ):
+        ended = gradient("run", "--receipt", "r.yaml", *words)
+        assert ended.code in (1, 2) and said.lower() in ended.err.lower(), (words, ended)
+        assert "hunter22" not in ended.err
+    assert gradient("jobs", "list", "--json").json[0]["id"] == before
+
+
+def test_files_are_left_out_and_limited_when_a_receipts_are_sent_again(
+    gradient: Any, directory: Path, alone: Any
+) -> None:
+    first = gradient("run", "--json", "train.py").json
+    gradient("jobs", "receipt", first["id"], "-o", "r.yaml")
+    (directory / "large").write_bytes(bytes(200_000))
+    words = ("run", "--json", "--receipt", "r.yaml", "--machineType", "local")
+    ended = gradient(*words, "--maxSize", "100KB", server=alone)
+    assert ended.code == 1 and "large (" in ended.err
+    assert "holds others" in gradient(*words, server=alone).err
+    ended = gradient(*words, "--ignoreFiles", "r.yaml,large", "--maxSize", "100KB", server=alone)
+    assert (ended.code, ended.json["snapshot"]) == (0, first["snapshot"])
+
+
+def test_a_receipts_private_repository_is_opened_and_no_other_gets_the_password(
+    gradient: Any, fetching: Any, own_fetching: Any, git_server: Any, directory: Path
+) -> None:
+    """Asset A4 (secrets). A receipt that anybody wrote names another repository: what opens the one that the
+    user names is not sent there."""
+    git_server.commit({"train.py": "print('from behind a door')"}, "again")
+    first = gradient(
+        "run", "--json", "--workspace", git_server.url("again", "main"), "train.py", server=fetching
+    )
+    gradient("jobs", "receipt", first.json["id"], "-o", "r.yaml", server=fetching)
+    own_fetching.start()
+    gradient("secrets", "set", "again", "--value", "quite long enough", server=own_fetching)
+    opens = "Basic " + base64.b64encode(b"x-access-token:quite long enough").decode()
+    words = ("run", "--json", "--machineType", "local", "--workspacePassword", "secret:again")
+    refused = []
+
+    def record(request: Any) -> None:
+        refused.append(request.headers["Authorization"])
+        request.send_error(404)
+
+    git_server.answers["/evil"] = record
+    receipt = yaml.safe_load((directory / "r.yaml").read_text())
+    evil = receipt | {"source": git_server.url("evil", "0" * 40), "snapshot": "1" * 64}
+    (directory / "evil.yaml").write_text(yaml.safe_dump(evil))
+    own = ("--workspace", git_server.url("again", "main"))
+    ended = gradient(*words, "--receipt", "evil.yaml", *own, server=own_fetching)
+    assert ended.code == 1 and "holds others" in ended.err
+    assert opens in git_server.credentials
+    assert refused and set(refused) == {None}
+    git_server.credentials.clear()
+    again = gradient(*words, "--receipt", "r.yaml", server=own_fetching)
+    assert (again.code, again.json["snapshot"]) == (0, first.json["snapshot"])
+    assert again.json["source"] == first.json["source"]
+    del git_server.answers["/evil"]
+
+
+def test_a_receipts_repository_is_fetched_again_with_the_login(
+    gradient: Any, fetching: Any, own_fetching: Any, git_server: Any, directory: Path
+) -> None:
+    git_server.commit({"train.py": "print('private')"}, "private")
+    url = git_server.url("private", "main")
+    first = gradient("run", "--json", "--workspace", url, "train.py", server=fetching)
+    gradient("jobs", "receipt", first.json["id"], "-o", "r.yaml", server=fetching)
+    own_fetching.start()
+    gradient("secrets", "set", "key", "--value", "also long enough", server=own_fetching)
+    words = ("run", "--json", "--machineType", "local", "--receipt", "r.yaml")
+    login = ("--workspaceUsername", "ada", "--workspacePassword", "secret:key")
+    again = gradient(*words, *login, server=own_fetching)
+    assert (again.code, again.json["snapshot"]) == (0, first.json["snapshot"])
+    assert "Basic " + base64.b64encode(b"ada:also long enough").decode() in git_server.credentials

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 
 def test_a_token_is_made_used_listed_and_revoked(gradient, solo):
     made = gradient("tokens", "create", "for CI", "--scope", "read", "--expires", "12h")
@@ -46,3 +48,23 @@ def test_what_was_done_is_shown_newest_first(gradient, solo):
     assert actions == ["token.revoke", "token.create"]
     assert found[0]["action"] == "audit.read"
     assert gradient("admin", "audit", "--since", "soon").code == 2
+
+
+def test_of_several_tokens_it_is_said_which_were_revoked(gradient):
+    def make():
+        return gradient("tokens", "create", "one of many").out.split("_")[1]
+
+    def open_ones():
+        return {each["id"] for each in gradient("tokens", "list", "--json").json}
+
+    first, second, third = make(), make(), make()
+    ended = gradient("tokens", "revoke", first, "tknothing", second)
+    assert ended.code == 1 and ended.out == ""
+    assert f"{first}  opens nothing" in ended.err and f"{second}  opens nothing" in ended.err
+    assert "tknothing  opens nothing" not in ended.err and "gradient: " in ended.err
+    assert not {first, second} & open_ones()
+    ended = gradient("tokens", "revoke", "--json", "tknothing", third)
+    assert (ended.code, ended.json) == (1, {"revoked": [third]})
+    assert "error" in json.loads(ended.err)
+    assert third not in open_ones()
+    assert gradient("tokens", "revoke", "--json", make()).code == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from gradient_jupyter.client import Client
 from gradient_jupyter.client import receipts as made
 from gradient_jupyter.resources.errors import InvalidRequest, NotFound
-from gradient_jupyter.resources.job import State
+from gradient_jupyter.resources.job import CreateJob, RerunJob, State
 
 
 def test_jobs_are_found(client: Client, workspace: Path) -> None:
@@ -48,6 +49,61 @@ def test_a_job_is_repeated_as_it_was_or_otherwise(client: Client, workspace: Pat
     with pytest.raises(NotFound) as missing:
         client.jobs.repeat(foreign, workspace=workspace)
     assert missing.value.code == "receipt-files-missing"
+
+
+#: What a repeated job decides anew: its project goes by the name, its Python is that of whoever repeats it.
+ANEW = {"project_id", "host"}
+
+
+def test_nothing_that_a_job_asks_for_is_forgotten_by_a_repetition(client: Client, workspace: Path) -> None:
+    """Walks the fields of ``CreateJob``, so that a new one has to be thought of here."""
+    client.secrets.set("kept", "long enough")
+    data = client.datasets.create("kept", workspace)
+    (workspace / "more").write_text("more")
+    client.datasets.create("kept", workspace)
+    job = client.jobs.create(
+        ["true", "x"],
+        workspace=workspace,
+        project="all of it",
+        name="everything",
+        machine_type="local",
+        env={"A": "1", "S": "secret:kept"},
+        priority=1,
+        retries=2,
+        max_duration=600,
+        tags=["t"],
+        ports="8124:22",
+        datasets=["kept:1"],
+    ).wait()
+    # As of a repository: a directory's name is not where files can be had from.
+    receipt = msgspec.structs.replace(job.receipt(), source="git+https://example.org/a/b@" + "1" * 40)
+    written = made.plain(receipt)
+    asked = set(CreateJob.__struct_fields__) - ANEW
+    assert asked <= written.keys()
+    assert written["datasets"] == ("kept:1",) and written["env"] == job.record.env
+    assert "long enough" not in repr(written)
+    again = client.jobs.repeat(written).wait()
+    rerun = again.rerun().wait()
+    plain = CreateJob(command=(), snapshot="")
+    for field in asked:
+        value = getattr(again.record, field)
+        assert value == getattr(receipt if field == "source" else job.record, field), field
+        assert value != getattr(plain, field), f"{field} is not tried"
+        assert getattr(rerun.record, field) == value, field
+    assert again.record.datasets[0].snapshot == data.latest.snapshot == receipt.outcome.datasets["kept:1"]
+    assert rerun.record.project_id == job.record.project_id
+    changes = set(RerunJob.__struct_fields__) - {"unset", "host"}
+    # The files, and where they came from, are what is repeated.
+    assert changes == {*asked, "project_id"} - {"snapshot", "source"}
+    for repeated in (client.jobs.repeat, job.rerun):
+        given = {name.removesuffix("_s") for name in changes}
+        assert given <= inspect.signature(repeated).parameters.keys()
+    other = client.jobs.repeat(receipt, datasets=())
+    assert other.record.datasets == ()
+    client.datasets.delete("kept", version=1)
+    with pytest.raises(NotFound) as gone:
+        client.jobs.repeat(receipt)
+    assert gone.value.code == "no-such-version"
 
 
 def test_members_are_listed_and_only_known_people_are_made_some(client: Client) -> None:

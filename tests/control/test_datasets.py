@@ -74,10 +74,33 @@ def test_deleting_says_what_it_frees_and_that_is_what_goes(with_plane) -> None:
         second = await datasets.delete(plane, ANN, dataset.id, 2)
         assert 9000 < second.bytes < 30_000 and not second.gone
         assert await swept(plane) == second.bytes
-        await made(plane, FILES, BOB)
+        copy = await made(plane, FILES, name="copy")
         whole = await datasets.delete(plane, ANN, dataset.id, None)
-        assert whole.bytes == 0, "bob has the same files"
+        assert whole.bytes == 0, "ann has the same files once more"
         assert await swept(plane) == 0
+        rest = await datasets.delete(plane, ANN, copy.id, None)
+        assert rest.bytes > 10_000
+        assert await swept(plane) == rest.bytes
+
+    with_plane(work, garbage_grace_s=0)
+
+
+def test_deleting_does_not_tell_what_others_have(with_plane) -> None:
+    """Asset: which files a person has (DESIGN §6), against who has the same and asks what goes with them."""
+
+    async def work(plane: Plane) -> None:
+        async def gone() -> int:
+            dataset = await made(plane, FILES)
+            return (await datasets.delete(plane, ANN, dataset.id, None)).bytes
+
+        alone = await gone()
+        theirs = await made(plane, FILES, BOB)
+        one = await job(plane, "leaf", who=BOB)
+        plane.layout.trees.mkdir(exist_ok=True)
+        plane.unpack(theirs.latest.snapshot, plane.trees.path(theirs.latest.snapshot))
+        assert await gone() == alone > 10_000
+        plane.unpack(theirs.latest.snapshot, plane.layout.root / "still")
+        assert one.datasets[0].snapshot == theirs.latest.snapshot
 
     with_plane(work, garbage_grace_s=0)
 

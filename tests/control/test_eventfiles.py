@@ -31,7 +31,9 @@ from tensorboardX.proto.tensor_shape_pb2 import TensorShapeProto
 from gradient_jupyter.control import eventfiles
 from gradient_jupyter.control.eventfiles import EventFiles
 from gradient_jupyter.control.records import MOST_RECORD, Damaged, masked_sum, records
-from gradient_jupyter.control.scalars import scalars
+from gradient_jupyter.control.scalars import MOST_TAGS
+from gradient_jupyter.control.scalars import scalars as walked
+from gradient_jupyter.resources.metric import MOST_AT_ONCE
 
 NAME = "events.out.tfevents.1.host"
 SCALARS = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="scalars"))
@@ -48,8 +50,16 @@ def event(tag="loss", value=0.5, step=1, wall_time=2.0, **fields) -> bytes:
     return Event(wall_time=wall_time, step=step, summary=summary).SerializeToString()
 
 
+def scalars(data: bytes, known: set[str]) -> list:
+    return list(walked(data, known))
+
+
 def everything(files: EventFiles, most: int | None = None) -> list[tuple[str, float, int, int]]:
-    return [tuple(sample) for piece in files.pieces(most) for sample in piece]
+    return [
+        (sample.key, sample.value, sample.step, sample.time_us)
+        for piece in files.pieces(most)
+        for sample in piece
+    ]
 
 
 def test_what_tensorflow_writes_is_read():
@@ -303,3 +313,76 @@ def test_records_are_what_was_written_whatever_follows_them(tmp_path_factory, wr
     with path.open("rb") as file, contextlib.suppress(Damaged):
         found.extend(each.data for each in records(file.fileno(), 0))
     assert found == written
+
+
+def test_a_tag_too_long_for_a_name_is_counted_and_not_kept(tmp_path):
+    """Boundary B4 (abuse case 9): tags of a megabyte, each said to be a scalar's, fill no memory."""
+    one = tensor("DT_FLOAT", float_val=[1])
+    tags = [f"{n}" + "a" * length for n, length in enumerate([250, 1000, 500_000, 900_000])]
+    written = [event(tag, tensor=one, metadata=SCALARS) for tag in tags] + [event(tags[-1])]
+    (tmp_path / NAME).write_bytes(b"".join(map(record, [*written, event(step=2)])))
+    files = EventFiles(tmp_path)
+    assert [step for _, _, step, _ in everything(files)] == [2]
+    assert files.skipped == len(written)
+    known: set[str] = set()
+    for each in written:
+        assert scalars(each, known) == [None]
+    assert known == set()
+
+
+def test_of_the_tags_of_all_files_together_a_bounded_number_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(eventfiles, "MOST_TAGS", 3)
+    one = tensor("DT_FLOAT", float_val=[1])
+    for name in "ab":
+        said = [record(event(f"{name}{n}", tensor=one, metadata=SCALARS)) for n in range(2)]
+        later = [record(event(f"{name}{n}", step=2, tensor=one)) for n in range(2)]
+        (tmp_path / f"{NAME}.{name}").write_bytes(b"".join(said + later))
+    found = everything(EventFiles(tmp_path))
+    assert len([step for _, _, step, _ in found if step == 1]) == 4
+    assert len([step for _, _, step, _ in found if step == 2]) == 3
+    assert MOST_TAGS > 3
+
+
+def crowded(count: int, start: int = 0) -> bytes:
+    """One record of so many scalars."""
+    values = [Summary.Value(tag="x", simple_value=start + n) for n in range(count)]
+    return record(Event(wall_time=1.0, step=1, summary=Summary(value=values)).SerializeToString())
+
+
+def test_a_record_of_very_many_scalars_comes_in_pieces(tmp_path):
+    """Boundary B4 (abuse case 13): each piece is no more than one request may bring."""
+    (tmp_path / NAME).write_bytes(record(event(step=7)) + crowded(25_000) + record(event(step=8)))
+    files = EventFiles(tmp_path)
+    pieces = list(files.pieces(1 << 20))
+    assert all(len(piece) <= MOST_AT_ONCE for piece in pieces)
+    assert sorted(each.value for piece in pieces for each in piece if each.key == "x") == list(range(25_000))
+    assert [each.step for piece in pieces for each in piece if each.key == "loss"] == [7, 8]
+    assert everything(files) == []
+
+
+def test_a_piece_from_within_a_record_that_could_not_be_stored_is_read_again(tmp_path):
+    (tmp_path / NAME).write_bytes(crowded(25_000))
+    files = EventFiles(tmp_path)
+    pieces = files.pieces(1 << 20)
+    for _ in range(2):
+        assert len(next(pieces)) == MOST_AT_ONCE
+    pieces.close()
+    assert len(everything(files, 1 << 20)) == 25_000
+
+
+def test_a_record_too_large_for_scalars_is_not_decoded(tmp_path):
+    (tmp_path / NAME).write_bytes(crowded(200_000) + record(event(step=8)))
+    files = EventFiles(tmp_path)
+    assert [step for _, _, step, _ in everything(files)] == [8]
+
+
+def test_while_it_runs_a_bounded_number_of_points_is_read_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(eventfiles, "_MOST_POINTS", 100)
+    for name in "ab":
+        (tmp_path / f"{NAME}.{name}").write_bytes(b"".join(crowded(30, 30 * n) for n in range(50)))
+    files = EventFiles(tmp_path)
+    seen: list[float] = []
+    while found := everything(files, 1 << 20):
+        assert len(found) < 130
+        seen += [value for _, value, _, _ in found]
+    assert sorted(seen) == sorted([*range(1500)] * 2)

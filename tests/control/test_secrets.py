@@ -4,13 +4,21 @@ solo has none of."""
 from __future__ import annotations
 
 import asyncio
+import sys
+from pathlib import Path
 
 import pytest
 from sqlalchemy import insert
 
-from gradient_jupyter.control import secrets
+sys.path.insert(0, str(Path(__file__).parent))
+
+from sending import send
+
+from gradient_jupyter.control import jobs, secrets
+from gradient_jupyter.control import members as members_of
 from gradient_jupyter.control.access import Principal
 from gradient_jupyter.resources.errors import Conflict, Forbidden, NotFound
+from gradient_jupyter.resources.job import CreateJob, RerunJob
 from gradient_jupyter.resources.owner import Role
 from gradient_jupyter.resources.secret import Scope, SecretValue
 from gradient_jupyter.store import projects, users
@@ -179,5 +187,88 @@ def test_many_at_once_make_one_key_and_changes_of_it_lose_nothing(with_plane):
         used = await plane.database.read(rows.keys)
         assert set(used) <= set(plane.keyring.ids)
         assert {path.name for path in plane.keyring.path.iterdir()} == set(plane.keyring.ids)
+
+    with_plane(work)
+
+
+async def waiting(people, who, name="s"):
+    """A job of ``who``'s in ada's project that names a secret and has not started."""
+    snapshot = await send(people.plane, {"a": b"a"}, who)
+    asked = CreateJob(
+        command=("true",), snapshot=snapshot, project_id=people.project, env={"V": f"secret:{name}"}
+    )  # fmt: skip
+    return await jobs.submit(people.plane, who, asked, None)
+
+
+async def given(plane, job):
+    """What the job would get if it started now."""
+    return secrets.opened(plane.keyring, await secrets.needed(plane, job))["V"].reveal()
+
+
+def test_a_projects_secret_is_not_given_to_a_job_whose_sender_was_taken_out(with_plane):
+    """Asset: the project's secrets (A2), against who was a member. Also the value that is set afterwards, and
+    for who may only look by now."""
+
+    async def work(plane):
+        people = await People(plane).come()
+        await people.put(people.ada, Scope.PROJECT, people.project)
+        job, hers = await waiting(people, people.bob), await waiting(people, people.ada)
+        assert await given(plane, job) == await given(plane, hers) == VALUE.reveal()
+        await members_of.put(plane, people.ada, people.project, f"user:{people.bob.user_id}", Role.VIEWER)
+        for change in (None, members_of.remove(plane, people.ada, people.project, "bob")):
+            if change is not None:
+                await change
+            await people.put(people.ada, Scope.PROJECT, people.project, value=SecretValue("the new one"))
+            with pytest.raises(Forbidden) as error:
+                await given(plane, job)
+            assert error.value.code == "secret-withheld" and "rerun" in error.value.next
+            assert await given(plane, hers) == "the new one"
+        await members_of.put(plane, people.ada, people.project, "bob", Role.MEMBER)
+        assert await given(plane, job) == "the new one"
+
+    with_plane(work)
+
+
+def test_whoever_is_a_member_through_a_team_is_one_as_long_as_the_team_is(with_plane):
+    async def work(plane):
+        people = await People(plane).come()
+        await people.put(people.ada, Scope.PROJECT, people.project)
+        await members_of.put(plane, people.ada, people.project, "group:zoology", Role.MEMBER)
+        await members_of.put(plane, people.ada, people.project, "group:botany", Role.MEMBER)
+        await members_of.remove(plane, people.ada, people.project, "bob")
+        job = await waiting(people, people.bob)
+        assert await given(plane, job) == VALUE.reveal()
+        await members_of.remove(plane, people.ada, people.project, "group:botany")
+        with pytest.raises(Forbidden):
+            await given(plane, job)
+
+    with_plane(work)
+
+
+def test_a_rerun_gives_ones_own_secrets_to_nobody_elses_code(with_plane):
+    """Asset: a person's and a team's secrets (A2), against who wrote the job that they run again."""
+
+    async def work(plane):
+        people = await People(plane).come()
+        ada, bob = people.ada, people.bob
+        await people.put(bob, Scope.USER, "")
+        job = await waiting(people, bob)
+
+        async def rerun(who, **changes):
+            return await jobs.rerun(plane, who, job.id, RerunJob(**changes), None)
+
+        assert await given(plane, await rerun(bob)) == VALUE.reveal()
+        for place in ((Scope.USER, ""), (Scope.TEAM, "botany")):
+            await people.put(ada, *place, value=SecretValue("her own"))
+            for changes in ({}, {"command": ("env",)}, {"env": {"W": "1"}}):
+                with pytest.raises(Forbidden) as error:
+                    await rerun(ada, **changes)
+                assert error.value.code == "secret-of-ones-own"
+                assert "--env V=secret:s" in error.value.next
+            assert (await rerun(ada, unset=("V",))).env == {}
+            assert await given(plane, await rerun(ada, env={"V": "secret:s"})) == "her own"
+            await secrets.delete(plane, ada, *place, "s")
+        await people.put(ada, Scope.PROJECT, people.project, value=SecretValue("the project's"))
+        assert await given(plane, await rerun(ada)) == "the project's"
 
     with_plane(work)

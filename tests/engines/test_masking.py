@@ -58,6 +58,39 @@ def test_no_cut_lets_a_secret_through_and_nothing_else_is_changed(secrets, data)
                 assert secret.encode() not in shown
 
 
+#: Secrets that are the beginning of others, or of a form of their own.
+_NESTED = st.tuples(st.text("ab%\\ ", min_size=SHORTEST, max_size=7), st.text("ab%\\ ", max_size=3)).flatmap(
+    lambda pair: st.sampled_from([[pair[0]], [pair[0], pair[0] + pair[1]], [pair[0] + pair[1], pair[0]]])
+)
+
+
+@given(_NESTED, st.data())
+def test_a_secret_that_is_the_beginning_of_another_is_masked_at_the_end_too(secrets, data):
+    patterns = Patterns(secrets)
+    whole = data.draw(PIECE) + data.draw(st.sampled_from(patterns.forms))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=8)))
+    shown = through(secrets, [whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True)])
+    assert shown == simply(patterns, whole)
+    assert patterns.text(whole.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape") == shown
+    for form in patterns.forms:
+        assert form not in shown
+
+
+@pytest.mark.parametrize(
+    ("secrets", "said", "shown"),
+    [
+        (["secret-one", "secret-one-longer"], b"secret-one", b"***"),
+        (["secret-one-longer", "secret-one"], b"secret-one-lo", b"***-lo"),
+        (["100 per cent%"], b"100 per cent%", b"***"),
+        (["C:\\some\\place\\"], b"C:\\some\\place\\", b"***"),
+    ],
+)
+def test_what_a_process_says_last_is_masked_without_a_line_end(secrets, said, shown):
+    assert through(secrets, [said]) == shown
+    assert through(secrets, [said[at : at + 1] for at in range(len(said))]) == shown
+    assert Patterns(secrets).text(said.decode()) == shown.decode()
+
+
 @given(st.lists(SECRET, max_size=3), st.lists(PIECE, max_size=8))
 @example(["abab"], [b"ab", b"ab", b"ab", b"ab"])
 @example(["aaaa"], [b"a"] * 50)

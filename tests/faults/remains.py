@@ -27,7 +27,7 @@ _FILES = re.compile(
     r"gradient\.sqlite(-wal|-shm|\.before-\d{4})?|lock|install|ballast|port|server\.log"
     r"|blobs/[0-9a-f]{2}/[0-9a-f]{64}"
     r"|engines/local/\.hints"
-    r"|jobs/(?P<job>j[0-9a-z]{12})/[0-9]+/(log|log\.index|artifacts/.*)"
+    r"|jobs/(?P<job>j[0-9a-z]{12})/[0-9]+/(log|log\.index|metrics\.sqlite|artifacts/.*)"
     r"|storage/.*|trees/[0-9a-f]{64}/.*"
 )
 _DESCRIPTORS = re.compile(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from disks import loop_disk, need_mounts, need_program, tmpfs
 
 from gradient_jupyter.control.points import Points
-from gradient_jupyter.resources.errors import GradientError, NoSpace
+from gradient_jupyter.resources.errors import GradientError, NoSpace, ServerError
 from gradient_jupyter.resources.metric import Sample
 from gradient_jupyter.store import series
 from gradient_jupyter.store.pointfile import NAME
@@ -141,5 +144,64 @@ def test_writers_of_many_runs_do_not_hinder_each_other(tmp_path):
             if n != 50:
                 assert steps(directory) == list(range(300))
                 assert [path.name for path in directory.iterdir()] == [NAME]
+
+    asyncio.run(main())
+
+
+HOLDER = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN EXCLUSIVE")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_run_that_holds_its_file_locked_gets_nothing_stored_and_hinders_no_other(tmp_path):
+    """Boundary B4: a run's code may open its own file where nothing keeps it from that."""
+
+    async def main() -> None:
+        points = Points(10**7, 100)
+        points.start()
+        held, other = tmp_path / "held", tmp_path / "other"
+        held.mkdir()
+        other.mkdir()
+        await points.append(held, some(0))
+        holder = subprocess.Popen(
+            [sys.executable, "-c", HOLDER, held / NAME], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+        refused, _ = await asyncio.gather(
+            points.append(held, some(100)), points.append(other, some(0)), return_exceptions=True
+        )
+        assert isinstance(refused, ServerError) and refused.code == "metrics-locked"
+        assert steps(other) == list(range(100))
+        holder.communicate(b"")
+        await points.append(held, some(100))
+        assert steps(held) == list(range(200))
+        await points.close()
+
+    asyncio.run(main())
+
+
+def test_pipes_in_place_of_files_hold_up_neither_other_runs_nor_the_end(tmp_path):
+    """Boundary B4: to open a named pipe waits for its other end. More of them than there are readers."""
+
+    async def main() -> None:
+        points = Points(10**7, 100)
+        points.start()
+        pipes = [tmp_path / str(n) for n in range(5)]
+        for directory in pipes:
+            directory.mkdir()
+            await points.append(directory, some(0))
+            (directory / NAME).unlink()
+            os.mkfifo(directory / NAME)
+        other = tmp_path / "other"
+        other.mkdir()
+        looked = await asyncio.gather(*map(points.summaries, pipes), return_exceptions=True)
+        assert all(isinstance(each, ServerError) and each.code == "metrics-damaged" for each in looked)
+        await points.append(other, some(0))
+        assert [each.count for each in await points.summaries(other)] == [100]
+        await points.close()
 
     asyncio.run(main())

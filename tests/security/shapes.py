@@ -25,12 +25,34 @@ VALUES: dict[str, object] = {
     "token_id": "{token-reader}",
     "path": "model.bin",
     "target": "model.bin",
-    "url": "git+https://nobody.invalid/x/y@main",
+    "url": "git+https://10.255.255.1/x/y@main",  # refused without asking anybody for a name
     "nonce": "0123456789abcdef",
-    "name": "a name",
+    "name": "a-name",
+    "new_name": "another name",
     "size": 39,
     "python": "/usr/bin/python3",
+    "principal": "{guest}",
+    "team": "{team}",
+    "tag": "{tag}",
+    "dataset_id": "{dataset}",
+    "datasets": [],
+    "role": "viewer",
+    "token": "{push}",
+    "labels": "job/x",
+    "run_id": "{running}",
+    "run_ids": ["{running}"],
+    "experiment_id": "{project}",
+    "experiment_ids": ["{project}"],
+    "model_id": "{model}",
+    "key": "loss",
+    "metric_key": "loss",
+    "model_json": "{}",
+    "status": "LOGGED_MODEL_READY",
+    "points": [["loss", 0.5, 1, 1700000000000000]],
 }
+
+#: Fields that need not be there, and without which the rest is not looked at.
+ALWAYS = frozenset({"run_id", "experiment_id", "experiment_ids", "new_name"})
 
 Place = tuple[str | int, ...]
 #: A key of a mapping, in a place.
@@ -47,7 +69,7 @@ def example(kind: inspect.Type, name: str = "") -> Any:
             made |= {
                 field.encode_name: example(field.type, field.encode_name)
                 for field in kind.fields
-                if field.required
+                if field.required or field.encode_name in ALWAYS
             }
             return made
         case inspect.UnionType():

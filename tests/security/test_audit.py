@@ -57,6 +57,85 @@ def test_what_changes_rights_or_destroys_says_who_what_when_and_from_where(peopl
     people.quiet()
 
 
+def test_members_secrets_data_runs_and_names_are_recorded_without_any_value(people):
+    """Each in the transaction of the change; what was set already, or is named so already, is no change."""
+    began, ids = now_us(), people.ids
+    project = people.new_project()
+    at = f"/api/v1/projects/{project}"
+    guest = f"{at}/members/{ids['guest']}"
+
+    def ask(who: str, method: str, path: str, body: object = None) -> None:
+        assert people.ask(who, method, path, body=body).status < 300, (who, method, path)
+
+    for role in ("viewer", "viewer", "member"):
+        ask("admin", "PUT", guest, {"role": role})
+    ask("admin", "DELETE", guest)
+    value = "a value that nobody is told"
+    ask("admin", "PUT", f"{at}/secrets/recorded", {"value": value})
+    ask("admin", "DELETE", f"{at}/secrets/recorded")
+    ask("owner", "PUT", "/api/v1/secrets/user/recorded", {"value": value})
+    ask("operator", "POST", "/api/v1/admin/secrets/rotate")
+    ask("owner", "PATCH", at, {"name": "renamed once"})
+    ask("owner", "PATCH", at, {"name": "renamed once"})
+    mlflow = "/mlflow/api/2.0/mlflow"
+    ask(
+        "owner",
+        "POST",
+        f"{mlflow}/experiments/update",
+        {"experiment_id": project, "new_name": "renamed twice"},
+    )
+    ask(
+        "owner",
+        "POST",
+        f"{mlflow}/experiments/update",
+        {"experiment_id": project, "new_name": "renamed twice"},
+    )
+    dataset, run, model = people.new_dataset(), people.new_run(), people.new_model()
+    ask("owner", "DELETE", f"/api/v1/datasets/{dataset}")
+    note = people.new_note("recorded.txt")
+    ask("member", "DELETE", f"{mlflow}-artifacts/artifacts/{note}")
+    ask("member", "POST", f"{mlflow}/runs/delete", {"run_id": run})
+    ask("member", "DELETE", f"{mlflow}/logged-models/{model}")
+    ask("owner", "POST", f"{mlflow}/experiments/delete", {"experiment_id": project})
+    found = entries(people, since_us=began)
+    told = [(each["action"], each["id"], each["user_id"]) for each in reversed(found)]
+    owner, admin, member = (people.user_ids[who] for who in ("owner", "admin", "member"))
+    keys = people.root / "config" / "gradient_jupyter"
+    (rotated,) = (each["id"] for each in found if each["action"] == "secret.rotate")
+    assert rotated and keys.exists()
+    assert [each for each in told if each[0] not in ("audit.read", "login")] == [
+        ("member.set", project, admin),
+        ("member.set", project, admin),
+        ("member.remove", project, admin),
+        ("secret.set", "recorded", admin),
+        ("secret.delete", "recorded", admin),
+        ("secret.set", "recorded", owner),
+        ("secret.rotate", rotated, people.user_ids["operator"]),
+        ("project.rename", project, owner),
+        ("project.rename", project, owner),
+        ("dataset.delete", dataset, owner),
+        ("artifact.delete", ids["run"], member),
+        ("run.delete", run, member),
+        ("model.delete", model, member),
+        ("project.delete", project, owner),
+    ]
+    details = {(each["action"], each["user_id"]): str(each["detail"]) for each in reversed(found)}
+    assert details["member.set", admin] == f"{ids['guest']} as member"
+    assert details["secret.set", admin] == f"of project:{project}"
+    assert details["secret.set", owner] == f"of user:{owner}"
+    assert not any(value in str(each) for each in found)
+    assert all(each["address"] == "127.0.0.1" and each["request_id"] for each in found)
+
+
+def test_what_a_run_does_to_its_own_is_not_recorded_as_a_persons_deed(people):
+    """Scripts begin and delete nested runs by the hundred: that is work, and would push out what matters."""
+    began = now_us()
+    mlflow = "/mlflow/api/2.0/mlflow/runs"
+    made = people.ask("job", "POST", f"{mlflow}/create", body={"experiment_id": "0"}).json()["run"]["info"]
+    assert people.ask("job", "POST", f"{mlflow}/delete", body={"run_id": made["run_id"]}).status == 200
+    assert {each["action"] for each in entries(people, since_us=began)} == {"audit.read"}
+
+
 def test_what_was_refused_or_undone_leaves_no_entry_that_it_was_done(people):
     """The entry and the change are one transaction."""
     began = now_us()

@@ -34,7 +34,11 @@ def as_bytes(context, value):
 @settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_no_input_tells_anything_of_somebody_elses_or_makes_the_server_fail(case, people, who):
     ids = people.ids
-    known = {"job_id": ids["done"], "project_id": ids["project"], "snapshot_id": ids["snapshot"]}
+    known = {
+        "job_id": ids["done"], "project_id": ids["project"], "snapshot_id": ids["snapshot"],
+        "dataset_id": ids["dataset"], "token_id": ids["token-reader"], "principal": ids["seen"],
+        "name": ids["secret"],
+    }  # fmt: skip
     for tried in (False, True):
         if tried:
             names = known.keys() & (case.path_parameters or {}).keys()
@@ -45,6 +49,8 @@ def test_no_input_tells_anything_of_somebody_elses_or_makes_the_server_fail(case
             base_url=people.runtime.url, headers={"Authorization": f"Bearer {people.tokens[who]}"}, timeout=60
         )
         assert answer.status_code < 500, answer.content
+        if case.path.endswith("/whoami"):
+            continue  # their own name
         if who != "reader":
             assert CANARY.encode() not in answer.content
         elif case.method.upper() != "GET":

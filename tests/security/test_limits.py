@@ -138,7 +138,8 @@ def test_what_takes_no_body_takes_none(solo, route):
     with Wire(solo) as wire:
         path = re.sub(r"\{[^}]*\}", "x", route.address)
         wire.send(wire.head(route.method, path, "Content-Length: 1") + b"x")
-        assert wire.status() == 400
+        # Where the token stands in the address it is none.
+        assert wire.status() == (401 if route.face.token_in else 400)
 
 
 @pytest.mark.parametrize(("size", "statuses"), [(60_000, {200}), (66_000, {0, 400}), (10_000_000, {0, 400})])

@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import msgspec
 import pytest
@@ -61,8 +61,8 @@ def outside(people: People) -> dict[str, str]:
 
 
 def filled(people: People, value: object) -> object:
-    text = msgspec.json.encode(value).decode()
-    return msgspec.json.decode(re.sub(r'"\{([a-z-]+)\}"', lambda match: f'"{people.ids[match[1]]}"', text))
+    text, known = msgspec.json.encode(value).decode(), people.ids | people.tokens
+    return msgspec.json.decode(re.sub(r'"\{([a-z-]+)\}"', lambda match: f'"{known[match[1]]}"', text))
 
 
 def address(people: People, route, **put_in: str) -> str:
@@ -101,7 +101,8 @@ def test_the_example_of_each_body_is_understood(crowded, route):
     )
     assert status < 500
     if status >= 400:
-        code = json.loads(content)["error"]["code"]
+        told = json.loads(content)
+        code = told.get("error", told)["code"]
         assert code not in ("bad-body", "bad-json"), content
 
 
@@ -118,7 +119,8 @@ def test_no_text_anywhere_in_a_request_reads_writes_or_breaks_anything_outside(c
     there = address(
         crowded, route, **(dict.fromkeys(route.names, "none") if route.method == "DELETE" else {})
     )
-    for payload in payloads(crowded):
+    # MLflow's second prefix leads to the same functions: there some of them show that it does.
+    for payload in payloads(crowded)[:: 8 if "/ajax-api/" in route.path else 1]:
         as_bytes = payload.encode("utf-8", "surrogatepass")
         for name in route.names:
             for written in {quote(as_bytes, safe=""), _raw(payload)} - {""}:
@@ -127,8 +129,11 @@ def test_no_text_anywhere_in_a_request_reads_writes_or_breaks_anything_outside(c
             for header in route.headers:
                 ask(there, (header, payload), **{header: raw})
         if route.query is not None:
+            base = places_or_whole(route.query)
             for field in msgspec.structs.fields(route.query):
-                ask(f"{there}?{field.name}={quote(as_bytes, safe='')}", (field.name, payload))
+                given = filled(crowded, {**base, field.name: ""})
+                query = urlencode({**given, field.name: as_bytes}, doseq=True)
+                ask(f"{there}?{query}", (field.name, payload))
         if route.body is not None and payload != "\ud800":
             for place, whole in places(route.body):
                 asked = filled(crowded, whole)

@@ -12,8 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import urllib3
-from conftest import outbound_options
-from gitserver import GitServer, Hang, redirect, refuse
+from gitserver import GitServer, Hang, outbound_options, redirect, refuse
 from solo import SoloServer
 
 from gradient_jupyter.engines.local.masking import forms

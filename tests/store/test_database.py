@@ -6,12 +6,13 @@ import sqlite3
 
 import pytest
 from sqlalchemy import Connection, inspect, text
+from sqlalchemy.exc import DBAPIError
 
 from gradient_jupyter.resources.errors import NoSpace, ReadOnly, ServerError
 from gradient_jupyter.resources.event import Action
 from gradient_jupyter.resources.job import Job, Phase, State, Target
 from gradient_jupyter.store import events, jobs, projects, schema, tables
-from gradient_jupyter.store.database import Database, connect
+from gradient_jupyter.store.database import Database, connect, connect_read_only
 
 
 @pytest.fixture
@@ -321,6 +322,31 @@ def test_damage_that_shows_while_it_is_used_ends_all_writing(path):
     met, refused = run(path, work)
     assert met.code == "database-damaged" and str(path) in met.message
     assert refused.code == "read-only" and str(path) in refused.next
+
+
+@pytest.mark.parametrize("engine", [connect, connect_read_only])
+def test_what_the_database_refuses_does_not_say_what_it_was_given(path, engine):
+    """Asset: the values of variables (A2), against who may read the server's log."""
+    with engine(path).connect() as connection, pytest.raises(DBAPIError) as error:
+        connection.execute(text("INSERT INTO facts (name, nothing) VALUES (:a, 1)"), {"a": "canary-7"})
+    assert "canary-7" not in f"{error.value} {error.value!r}"
+
+
+def test_an_unforeseen_error_of_the_database_tells_the_log_no_value(own_solo):
+    """The same from outside: a variable's value, a file's name."""
+    own_solo.start()
+    own_solo.kill()
+    with contextlib.closing(sqlite3.connect(own_solo.data / "gradient.sqlite")) as database:
+        database.execute(
+            "CREATE TRIGGER broken BEFORE INSERT ON jobs BEGIN SELECT RAISE(ABORT, 'unforeseen'); END"
+        )
+        database.commit()
+    own_solo.start()
+    empty = own_solo.request("POST", "/snapshots", json_body={"entries": []}).json()["id"]
+    asked = {"command": ["true", "canary-8"], "snapshot": empty, "project": "p", "env": {"K": "canary-9"}}
+    assert own_solo.request("POST", "/jobs", json_body=asked).status == 500
+    assert "unforeseen" in own_solo.log() and "INSERT INTO jobs" in own_solo.log()
+    assert "canary" not in own_solo.log()
 
 
 def test_a_read_only_database_is_read_and_not_written(path):

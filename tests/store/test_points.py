@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -78,8 +79,10 @@ def check_series(batches, reopen, directory):
     model: dict[str, dict[tuple, tuple[int, int, float]]] = {}
     file = opened(directory)
     for turn, batch in enumerate(batches):
-        assert file.append(Kind.CUSTOM, [batch, batch[: len(batch) // 2]]) == [None, None]
-        for key, value, step, time_us in batch:
+        # One transaction: its batch, a part of it again, and those before once more.
+        group = [batch, batch[: len(batch) // 2], *reversed(batches[:turn])]
+        assert file.append(Kind.CUSTOM, group) == [None] * len(group)
+        for key, value, step, time_us in map(msgspec.structs.astuple, batch):
             model.setdefault(key, {})[step, time_us, same(value)] = (step, time_us, value)
         if turn % reopen == 0:
             file.close()

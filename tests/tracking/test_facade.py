@@ -54,12 +54,19 @@ def test_a_job_finds_its_own_run_in_its_environment(solo, job):
     assert (info["run_id"], info["experiment_id"], info["status"]) == (job.id, job.project, "RUNNING")
 
 
-def test_what_the_user_set_wins_and_a_foreign_server_never_gets_our_token(begin):
+def test_what_the_user_set_wins_and_a_foreign_server_never_gets_our_token(solo, begin):
     """Asset A7, an attempt's token: the client would send it to whatever MLFLOW_TRACKING_URI names."""
     chosen = begin(env={"MLFLOW_EXPERIMENT_ID": "17"})
     assert chosen.env["MLFLOW_EXPERIMENT_ID"] == "17" and chosen.env["MLFLOW_RUN_ID"] == chosen.id
     foreign = begin(env={"MLFLOW_TRACKING_URI": "https://mlflow.example.org"})
     assert [name for name in foreign.env if name.startswith("MLFLOW_")] == ["MLFLOW_TRACKING_URI"]
+    # Also where the address is a secret.
+    kept = {"value": "https://mlflow.example.org"}
+    assert solo.request("PUT", "/secrets/user/mlflow-address", json_body=kept).status == 200
+    secret = begin(env={"MLFLOW_TRACKING_URI": "secret:mlflow-address"})
+    assert [name for name in secret.env if name.startswith("MLFLOW_")] == ["MLFLOW_TRACKING_URI"]
+    own = begin(env={"MLFLOW_TRACKING_TOKEN": "secret:mlflow-address"})
+    assert own.env["MLFLOW_TRACKING_TOKEN"] != own.env["GRADIENT_JOB_TOKEN"]
 
 
 def test_both_prefixes_of_mlflow_are_answered(solo, job):
@@ -385,12 +392,48 @@ def test_a_job_is_not_deleted_as_a_run(solo, mine):
     )
 
 
-def test_a_job_that_has_ended_still_takes_a_persons_words(solo, mine):
-    ended = solo.finished(solo.job("true")["id"])
-    assert mine("POST", "/runs/set-tag", run_id=ended["id"], key="late", value="1").status == 200
-    mine("POST", "/runs/log-metric", run_id=ended["id"], key="judged", value=1, timestamp=1)
-    data = mine("GET", f"/runs/get?run_id={ended['id']}").json()["run"]["data"]
-    assert pairs(data["tags"]) == {"late": "1"} and data["metrics"][0]["key"] == "judged"
+def test_what_a_job_has_shown_stays_when_it_is_over_and_tags_stay_open(solo, job, mine):
+    """P2, asset A7: a job's results. Also of the runs begun in it, also for the project's own people."""
+    child = job.post("/runs/create", experiment_id=job.project).json()["run"]["info"]["run_id"]
+    model = job.post("/logged-models", name="m").json()["model"]["info"]["model_id"]
+    for run_id in (job.id, child):
+        assert mine("POST", "/runs/log-metric", run_id=run_id, key="m", value=1, timestamp=1).status == 200
+        assert mine("POST", "/runs/log-parameter", run_id=run_id, key="p", value="1").status == 200
+    solo.request("POST", f"/jobs/{job.id}/stop")
+    solo.finished(job.id)
+    for run_id in (job.id, child):
+        before = mine("GET", f"/runs/get?run_id={run_id}").json()["run"]
+        for path, body in (
+            ("runs/log-metric", {"key": "m", "value": 2, "timestamp": 2}),
+            ("runs/log-parameter", {"key": "q", "value": "1"}),
+            ("runs/log-batch", {"metrics": [{"key": "m", "value": 2, "timestamp": 2}]}),
+            (
+                "runs/log-batch",
+                {"params": [{"key": "q", "value": "1"}], "tags": [{"key": "t", "value": "1"}]},
+            ),
+            ("runs/log-inputs", {"datasets": [{"dataset": DATASET}]}),
+            ("runs/outputs", {"models": [{"model_id": "m"}]}),
+            ("runs/log-model", {"model_json": "{}"}),
+            ("logged-models", {"source_run_id": run_id, "name": "m"}),
+        ):
+            answer = mine("POST", f"/{path}", run_id=run_id, **body)
+            told = refused(answer, 409, "INVALID_STATE", "is over", "outside the job")
+            assert told["code"] == "run-over"
+        assert mine("GET", f"/runs/get?run_id={run_id}").json()["run"] == before
+        assert mine("POST", "/runs/set-tag", run_id=run_id, key="late", value="1").status == 200
+        assert mine("POST", "/runs/update", run_id=run_id, run_name="the best").status == 200
+        run = mine("GET", f"/runs/get?run_id={run_id}").json()["run"]
+        assert pairs(run["data"]["tags"])["late"] == "1" and run["info"]["run_name"] == "the best"
+    refused(mine("POST", "/runs/update", run_id=child, status="FINISHED"), 409, "INVALID_STATE")
+    for method, path, body in (
+        ("PATCH", f"/logged-models/{model}", {"status": "LOGGED_MODEL_READY"}),
+        ("POST", f"/logged-models/{model}/params", {"params": [{"key": "a", "value": "1"}]}),
+    ):
+        refused(mine(method, path, **body), 409, "INVALID_STATE")
+    late = [{"key": "a", "value": "1"}]
+    assert mine("PATCH", f"/logged-models/{model}/tags", tags=late).status == 200
+    base = f"/mlflow/api/2.0/mlflow-artifacts/artifacts/{job.project}/{child}/artifacts/late"
+    refused(solo.request("PUT", base, body=b"x"), 409, "INVALID_STATE")
 
 
 def test_a_job_that_has_not_begun_takes_no_words(own_solo):

@@ -5,6 +5,7 @@ does not exist for them."""
 from __future__ import annotations
 
 import json
+from urllib.parse import quote
 
 import pytest
 from control.conftest import plane_at
@@ -89,13 +90,16 @@ def test_a_job_sees_its_own_project_alone_and_changes_none(solo, begin):
     own = job.call("GET", f"/mlflow/experiments/get?experiment_id={job.project}").json()["experiment"]
     assert own["name"] == "mine alone"
     assert code(job.call("GET", f"/mlflow/experiments/get?experiment_id={foreign}")) == NOT_THERE
-    assert (
-        code(job.call("GET", "/mlflow/experiments/get-by-name?experiment_name=not%20its%20own")) == NOT_THERE
-    )
+    # Whatever its script calls the experiment: by its name nothing is told of another project.
+    for name in ("not its own", "nobody's", "x" * 300):
+        found = job.call("GET", f"/mlflow/experiments/get-by-name?experiment_name={quote(name)}").json()
+        assert found["experiment"] == own
+        assert job.post("/experiments/create", name=name).json() == {"experiment_id": job.project}
+    projects = solo.request("GET", "/projects").json()["items"]
+    assert "nobody's" not in [each["name"] for each in projects]
     listed = job.post("/experiments/search", filter="name LIKE '%'").json()["experiments"]
     assert [each["experiment_id"] for each in listed] == [job.project]
     for path, body in (
-        ("create", {"name": "another"}),
         ("update", {"experiment_id": job.project, "new_name": "x"}),
         ("delete", {"experiment_id": job.project}),
         ("set-experiment-tag", {"experiment_id": job.project, "key": "a", "value": "1"}),

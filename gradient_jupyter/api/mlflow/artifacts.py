@@ -39,6 +39,10 @@ async def read(call: Call) -> FileAnswer:
     return FileAnswer(call.plane, file, artifact, call.headers.get("Range"))
 
 
+async def still(call: Call) -> None:
+    await run_files.place_of(*who(call), call.path["path"], Role.VIEWER)
+
+
 async def delete(call: Call) -> wire.Nothing:
     place = await run_files.place_of(*who(call), call.path["path"], Role.MEMBER)
     await run_files.delete(*who(call), place)
@@ -101,9 +105,9 @@ def routes() -> list[Route]:
         Route("GET", at, Right.READ, listing, query=wire.Path, returns=wire.FilesAnswer,
               summary="What lies in a directory of artifacts"),
         Route("GET", f"{at}/{{path...}}", Right.READ, read, returns=bytes, media=octets,
-              summary="One artifact", headers={"Range": "One range of bytes."}),
+              still=still, summary="One artifact", headers={"Range": "One range of bytes."}),
         Route("PUT", f"{at}/{{path...}}", Right.WRITE, put, sink=Intake, returns=wire.Nothing,
-              summary="Put an artifact"),
+              still=still, summary="Put an artifact"),
         Route("DELETE", f"{at}/{{path...}}", Right.WRITE, delete, returns=wire.Nothing,
               summary="Delete an artifact"),
     ]))  # fmt: skip

@@ -7,7 +7,7 @@ from gradient_jupyter.api.routes import Call, Right, Route
 from gradient_jupyter.control import experiments
 from gradient_jupyter.resources import mlflow as wire
 from gradient_jupyter.resources.errors import InvalidRequest
-from gradient_jupyter.resources.run_filter import Kind, parse, parse_order
+from gradient_jupyter.resources.run_filter import Kind, parse, parse_orders
 from gradient_jupyter.store.experiments import EXPERIMENT_WORDS, Experiment
 
 _ORDER_WORDS = EXPERIMENT_WORDS._replace(kinds=frozenset({Kind.ATTRIBUTE}))
@@ -46,7 +46,7 @@ async def _search(call: Call, asked: wire.SearchExperiments) -> wire.Experiments
     found = await experiments.search(
         *who(call),
         parse(asked.filter, EXPERIMENT_WORDS),
-        [parse_order(each, _ORDER_WORDS) for each in order_by],
+        parse_orders(order_by, _ORDER_WORDS),
         deleted(asked.view_type),
         limit + 1,
         start,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,7 @@ from gradient_jupyter.api.routes import Call, Face, Inside, Route
 from gradient_jupyter.control.access import Principal
 from gradient_jupyter.control.plane import Plane
 from gradient_jupyter.resources.errors import GradientError, InvalidRequest, NotFound
-from gradient_jupyter.resources.mlflow import MOST_RESULTS, ErrorAnswer, Pair
+from gradient_jupyter.resources.mlflow import MOST_IDS, MOST_RESULTS, ErrorAnswer, Pair
 
 #: The second is what MLflow's own pages call.
 _PREFIXES = ("/api/2.0", "/ajax-api/2.0")
@@ -21,6 +21,7 @@ _BY_CODE = {
     "no-such-route": "ENDPOINT_NOT_FOUND",
     "feature-disabled": "FEATURE_DISABLED",
     "no-space": "RESOURCE_EXHAUSTED",
+    "run-over": "INVALID_STATE",
 }
 _BY_STATUS = {
     400: "INVALID_PARAMETER_VALUE",
@@ -96,6 +97,17 @@ def count(asked: int | None, otherwise: int, most: int = MOST_RESULTS) -> int:
     if not 1 <= asked <= most:
         raise InvalidRequest(f"max_results is a number from 1 to {most}, not {asked}.", code="bad-limit")
     return asked
+
+
+def ids(given: Sequence[str] | None, what: str, most: int = MOST_IDS) -> list[str]:
+    """Each of them once, in their order."""
+    if given is not None and len(given) > most:
+        raise InvalidRequest(
+            f"At most {most:,} {what} are asked for at once; this request names {len(given):,}.",
+            next="Ask for them in several requests.",
+            code="too-many",
+        )
+    return list(dict.fromkeys(given or ()))
 
 
 def offset(token: str | None) -> int:

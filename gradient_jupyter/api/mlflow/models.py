@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from gradient_jupyter.api.mlflow.artifacts import files
-from gradient_jupyter.api.mlflow.face import count, everywhere, offset, pairs, shown, who
+from gradient_jupyter.api.mlflow.face import count, everywhere, ids, offset, pairs, shown, who
 from gradient_jupyter.api.routes import Call, Right, Route
 from gradient_jupyter.control import logged_models, run_files
 from gradient_jupyter.control.logged_models import MODEL_WORDS
 from gradient_jupyter.resources import mlflow as wire
 from gradient_jupyter.resources.errors import InvalidRequest
-from gradient_jupyter.resources.run_filter import Order, parse, parse_order
+from gradient_jupyter.resources.run_filter import MOST_ORDERS, Order, parse, parse_order
 from gradient_jupyter.resources.tracking import LoggedModel
 
 _STATUSES = ("LOGGED_MODEL_PENDING", "LOGGED_MODEL_READY", "LOGGED_MODEL_UPLOAD_FAILED")
@@ -69,12 +69,15 @@ async def add_params(call: Call) -> wire.LoggedModelAnswer:
 async def search(call: Call) -> wire.LoggedModelsAnswer:
     body: wire.SearchLoggedModels = call.body
     limit, start = count(body.max_results, 100), offset(body.page_token)
+    asked = body.order_by or ()
+    if len(asked) > MOST_ORDERS:
+        raise InvalidRequest(f"Models are ordered by at most {MOST_ORDERS} keys.", code="bad-filter")
     orders: list[Order] = []
-    for each in body.order_by or ():
+    for each in asked:
         order = parse_order(each.field_name, MODEL_WORDS)
         orders.append(order._replace(ascending=each.ascending is not False))
     found = await logged_models.search(
-        *who(call), body.experiment_ids or (), parse(body.filter, MODEL_WORDS), orders
+        *who(call), ids(body.experiment_ids, "experiments"), parse(body.filter, MODEL_WORDS), orders
     )
     return wire.LoggedModelsAnswer(
         models=tuple(_shape(each) for each in found[start : start + limit]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gradient_jupyter.api.mlflow.face import count, deleted, everywhere, offset, pairs, shown, who
+from gradient_jupyter.api.mlflow.face import count, deleted, everywhere, ids, offset, pairs, shown, who
 from gradient_jupyter.api.routes import Call, Right, Route
 from gradient_jupyter.control import run_search, tracking
 from gradient_jupyter.resources import metric
@@ -12,7 +12,7 @@ from gradient_jupyter.resources import mlflow as wire
 from gradient_jupyter.resources.base import now_us
 from gradient_jupyter.resources.errors import InvalidRequest
 from gradient_jupyter.resources.metric import Sample, Summary
-from gradient_jupyter.resources.run_filter import parse, parse_order
+from gradient_jupyter.resources.run_filter import parse, parse_orders
 from gradient_jupyter.resources.tracking import Dataset, ModelLink, Run, RunStatus
 from gradient_jupyter.store.tracking import Said
 from gradient_jupyter.store.tracking_search import RUN_WORDS
@@ -64,9 +64,9 @@ async def search(call: Call) -> wire.RunsAnswer:
     limit, start = count(body.max_results, 1000), offset(body.page_token)
     page = await run_search.search(
         *who(call),
-        body.experiment_ids or (),
+        ids(body.experiment_ids, "experiments"),
         parse(body.filter, RUN_WORDS),
-        [parse_order(each, RUN_WORDS) for each in body.order_by or ()],
+        parse_orders(body.order_by, RUN_WORDS),
         deleted(body.run_view_type),
         limit,
         start,
@@ -130,7 +130,7 @@ async def log_inputs(call: Call) -> wire.Nothing:
         Dataset(
             name=each.dataset.name, digest=each.dataset.digest, source_type=each.dataset.source_type,
             source=each.dataset.source, schema=each.dataset.schema, profile=each.dataset.profile,
-            tags=tuple((tag.key, tag.text) for tag in each.tags or ()),
+            tags=tuple(pairs(each.tags, wire.MOST_TAGS, "tags")),
         )
         for each in body.datasets or ()
     ]  # fmt: skip
@@ -235,9 +235,9 @@ def routes() -> list[Route]:
     at, write, nothing = "/mlflow/runs", Right.WRITE, wire.Nothing
     return list(everywhere([
         # Paths are tried in this order, and these come by the thousand.
-        Route("POST", f"{at}/log-metric", write, log_metric, body=wire.LogMetric, returns=nothing,
+        Route("POST", f"{at}/log-metric", write, log_metric, body=wire.LogMetric, returns=nothing, told=False,
               summary="Log one point"),
-        Route("POST", f"{at}/log-batch", write, log_batch, body=wire.LogBatch, returns=nothing,
+        Route("POST", f"{at}/log-batch", write, log_batch, body=wire.LogBatch, returns=nothing, told=False,
               summary="Log many things at once", body_limit=wire.BODY),
         Route("POST", f"{at}/create", write, create, body=wire.CreateRun, returns=wire.RunAnswer,
               summary="Begin a tracking run"),

@@ -74,8 +74,10 @@ class Masking:
         return self._masked(data, _places(data, found), until)
 
     def end(self) -> bytes:
-        """What was held back, now that nothing follows."""
-        rest = self._held[self._covered :]
+        """What was held back, now that nothing follows. The beginning of one secret may be another one,
+        whole: ``100%`` is the beginning of its own form for URLs."""
+        held = self._held
+        rest = self._masked(held, _places(held, self._patterns.forms), len(held))
         self._held, self._covered = b"", 0
         return rest
 

@@ -32,6 +32,7 @@ def upgrade() -> None:
         sa.Column("variable", sa.String, primary_key=True),
         sa.Column("owner", sa.String, nullable=False),
         sa.Column("name", sa.String, nullable=False),
+        sa.Column("through", sa.String, nullable=False),
     )
 
 
