@@ -94,9 +94,9 @@ def schema(connection: sqlite3.Connection) -> set[tuple[str, ...]]:
 def sync(path: Path) -> None:
     """What was committed is on disk when this returns. Another thread may go on writing.
 
-    That stands in the write-ahead log; SQLite itself syncs what goes from there into the file. The file is not
-    opened here: closing it again would take SQLite's locks from this whole process, and the next program that
-    looks at it would take itself for the last. Raises ``OSError``."""
+    That stands in the write-ahead log; SQLite itself syncs what goes from there into the file. The file is
+    not opened here: closing it again would take SQLite's locks from this whole process, and the next program
+    that looks at it would take itself for the last. Raises ``OSError``."""
     name = f"{path}{_BESIDE[1]}"
     with contextlib.suppress(FileNotFoundError):
         fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-import shutil
-import subprocess
-import sys
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
