@@ -214,7 +214,12 @@ class Downloads:
             ) as session,
             session.get(url, allow_redirects=False) as answer,
         ):  # fmt: skip
-            yield answer
+            try:
+                yield answer
+            finally:
+                # At once: whoever is hung up on must not keep the connection by not taking leave.
+                answer.close()
+                await connector.close(abort_ssl=True)
 
     async def _take(
         self,

@@ -144,7 +144,9 @@ async def log(
     params: Pairs = (),
     tags: Pairs = (),
 ) -> None:
-    """All of it or nothing, once: what is there already may be sent again. A parameter never changes."""
+    """Once: what is there already may be sent again. Parameters and tags are stored together or not at all,
+    and then the points; where those are refused, for a limit or a full disk, the parameters stay. A parameter
+    never changes."""
     for key in {sample.key for sample in samples}:
         check_key(key, "metric")
     for key, value in params:

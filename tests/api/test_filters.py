@@ -19,11 +19,12 @@ def test_pages_of_what_was_asked_for_leave_none_out(solo: SoloServer) -> None:
 
 
 def test_a_parameter_that_may_be_given_several_times_is(solo: SoloServer) -> None:
-    job = solo.job("true", tags=["one", "two"])
+    job = solo.job("true", tags=["first-of-two", "second-of-two"])
     solo.finished(job["id"])
-    both = solo.request("GET", "/jobs?tag=one&tag=two&state=Stopped&state=Error").json()["items"]
+    asked = "tag=first-of-two&tag=second-of-two&state=Stopped&state=Error"
+    both = solo.request("GET", f"/jobs?{asked}").json()["items"]
     assert [each["id"] for each in both] == [job["id"]]
-    last = solo.request("GET", "/jobs?limit=1&limit=2&tag=one").json()["items"]
+    last = solo.request("GET", "/jobs?limit=1&limit=2&tag=first-of-two").json()["items"]
     assert len(last) == 1
 
 

@@ -18,7 +18,6 @@ def test_a_token_is_made_used_listed_and_revoked(gradient, solo):
     assert refused.code == 1 and "scope write" in refused.err and "next:" in refused.err
     listed = gradient("tokens", "list")
     assert "for CI" in listed.out and known in listed.out and token not in listed.out
-    assert max(map(len, listed.out.splitlines())) < 200
     gone = gradient("tokens", "revoke", known)
     assert gone.code == 0 and known in gone.err
     assert known not in gradient("tokens", "list").out

@@ -106,7 +106,7 @@ def test_many_and_large_files_arrive(client: Client, workspace: Path) -> None:
     (workspace / "train.py").write_text("only this test has this file")
     (workspace / "empty").touch()
     for number in range(300):
-        (workspace / f"small-{number}").write_text(str(number))
+        (workspace / f"small-{number}").write_text(f"only this test has this file, {number}")
     told: list[Progress] = []
     check = (
         "import pathlib, sys; sys.exit(len(list(pathlib.Path().iterdir())) != 303 "

@@ -84,6 +84,12 @@ def of(server: SoloServer) -> list[str]:
     assert server.process is not None
     for pid in processes(server):
         _ended(pid)
+    # What was just read to its end is closed a moment after its reader has it.
+    until_s = time.monotonic() + PATIENCE_S
+    while any(text.startswith("descriptor") for text in _of_server(server.process.pid)):
+        if time.monotonic() > until_s:
+            break
+        time.sleep(0.01)
     return [
         *_processes(server),
         *_of_server(server.process.pid),

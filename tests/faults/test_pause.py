@@ -216,6 +216,10 @@ async def wake_the_first(root: Path, isolation: str, heal: Callable[[], None]) -
     async with running(root, isolation, f"begin; echo up; {GATE}; end", ensured) as (engine, task):
         first = int((root / "held").read_text())
         ended = os.pidfd_open(first)
+        stat = Path(f"/proc/{first}/stat")
+        # Continued before it has stopped itself, it would never be.
+        while stat.read_text().rpartition(")")[2].split()[0] != "T":
+            await asyncio.sleep(0.01)
         os.kill(first, signal.SIGCONT)
         # It forks and ends; its child finds the lock taken, or the end written, and ends too.
         select.select([ended], [], [])

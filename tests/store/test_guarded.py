@@ -79,7 +79,7 @@ def test_a_file_of_another_user_is_not_opened(tmp_path):
 
 @pytest.mark.parametrize("put", [os.mkfifo, linked, named_twice])
 def test_to_sync_what_is_no_file_of_ours_fails_at_once(tmp_path, put):
-    put(tmp_path / NAME)
+    put(tmp_path / f"{NAME}-wal")
     with pytest.raises(OSError):
         guarded.sync(tmp_path / NAME)
 
