@@ -53,10 +53,14 @@ class SoloServer:
         """Starts the process and does not wait for it. ``before`` is put before its command."""
         with (self.root / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*before, sys.executable, "-m", "gradient_jupyter.server", *self.options],
+                [*before, sys.executable, "-m", "gradient_jupyter.server", *self._stays(), *self.options],
                 env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
                 start_new_session=True,
             )  # fmt: skip
+
+    def _stays(self) -> list[str]:
+        """Not to end by itself, however long the tests have no need of it; unless a test is about that."""
+        return [] if any("idle" in option for option in self.options) else ["--idle=0"]
 
     def ready(self) -> bool:
         """Waits until it can be reached. False: it ended before."""

@@ -218,6 +218,9 @@ class Downloads:
                 yield answer
             finally:
                 # At once: whoever is hung up on must not keep the connection by not taking leave.
+                connection = answer.connection
+                if connection is not None and connection.transport is not None:
+                    connection.transport.abort()
                 answer.close()
                 await connector.close(abort_ssl=True)
 
