@@ -53,14 +53,14 @@ def _operation(route: Route, by_type: dict[int, Any], components: dict[str, Any]
     operation: dict[str, Any] = {
         "operationId": f"{route.method.lower()}{''.join(part.title() for part in _words(route.path))}",
         "summary": route.summary,
-        "tags": [_words(route.path if route.face is NATIVE else route.face.prefix)[0]],
+        "tags": [_words(route.path)[0]],
         "parameters": [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
             for name in route.names
         ],
-        "responses": {str(route.status): _success(route, by_type), "default": _refusal(route, by_type)},
+        "responses": {str(route.status): _success(route, by_type), "default": _refusal(by_type)},
     }
-    if route.right is Right.PUBLIC or route.face.token_in:
+    if route.right is Right.PUBLIC:
         operation["security"] = []
     for name, meaning in route.headers.items():
         operation["parameters"].append(
@@ -85,7 +85,7 @@ def _operation(route: Route, by_type: dict[int, Any], components: dict[str, Any]
     elif route.sink is not None:
         operation["requestBody"] = {
             "required": True,
-            "content": {route.body_media: {"schema": {"type": "string", "format": "binary"}}},
+            "content": {"application/x-gradient-pack": {"schema": {"type": "string", "format": "binary"}}},
         }
     return operation
 
@@ -102,10 +102,7 @@ def _success(route: Route, by_type: dict[int, Any]) -> dict[str, Any]:
     return {"description": route.summary, "content": {route.media: {"schema": schema}}}
 
 
-def _refusal(route: Route, by_type: dict[int, Any]) -> dict[str, Any]:
-    if route.face.media.startswith("text/plain"):
-        content: Any = {"text/plain": {"schema": {"type": "string"}}}
-        return {"description": "What went wrong: a stable code, and a sentence.", "content": content}
+def _refusal(by_type: dict[int, Any]) -> dict[str, Any]:
     return {
         "description": "What went wrong, under a stable code, and the next step.",
         "content": {"application/json": {"schema": by_type[id(ErrorAnswer)]}},

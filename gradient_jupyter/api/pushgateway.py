@@ -7,7 +7,7 @@ kept out of logs and answers.
 
 from __future__ import annotations
 
-from gradient_jupyter.api.routes import Call, Face, Inside, Right, Route
+from gradient_jupyter.api.routes import Call, Face, Inside, Right, Route, by_its_sink
 from gradient_jupyter.control import pushed
 from gradient_jupyter.resources.errors import GradientError, TooLarge
 from gradient_jupyter.resources.metric import Accepted
@@ -50,10 +50,6 @@ class Push:
         self._body.clear()
 
 
-async def push(call: Call) -> Accepted:
-    raise NotImplementedError("the sink takes the body and answers")
-
-
 async def delete(call: Call) -> Accepted:
     """A gateway forgets what it would show next; what was taken in stays, there as here."""
     pushed.grouping(call.path["labels"])
@@ -65,7 +61,7 @@ def routes() -> list[Route]:
     return [
         *(
             Route(
-                method, path, Right.WRITE, push, sink=Push, body_media="text/plain",
+                method, path, Right.WRITE, by_its_sink, sink=Push,
                 returns=Accepted, status=202, inside=Inside.HANDLER, face=FACE, told=False,
                 summary=summary,
             )

@@ -184,9 +184,7 @@ class Route:
     body_limit: int = 0
     """Bytes. 0: ``JSON_BODY`` when there is a ``body``, none otherwise."""
     sink: Callable[[Call], Sink] | None = None
-    """Takes the body as it arrives; its ``finish`` is the answer and ``handle`` is not called."""
-    body_media: str = "application/x-gradient-pack"
-    """The media type of what a ``sink`` takes."""
+    """Takes the body as it arrives; its ``finish`` is the answer and ``handle`` is ``by_its_sink``."""
     ends_with_caller: bool = False
     """What it does is of no use to anybody once the caller has hung up: it is cancelled then."""
     media: str = "application/json"
@@ -220,6 +218,11 @@ class Route:
     @cached_property
     def names(self) -> list[str]:
         return re.findall(r"\{(\w+)(?:\.\.\.)?\}", self.path)
+
+
+async def by_its_sink(call: Call) -> Any:
+    """The ``handle`` of a route whose ``sink`` takes the body and answers: it is never called."""
+    raise AssertionError(call)
 
 
 def cursor(text: str | None) -> int | None:

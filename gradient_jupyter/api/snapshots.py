@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gradient_jupyter.api.routes import MANIFEST_BODY, Call, Right, Route
+from gradient_jupyter.api.routes import MANIFEST_BODY, Call, Right, Route, by_its_sink
 from gradient_jupyter.control import repositories, snapshots
 from gradient_jupyter.resources.snapshot import FetchGit, GitSnapshot, Manifest, MissingBlobs, Snapshot
 
@@ -13,10 +13,6 @@ async def missing(call: Call) -> MissingBlobs:
 
 def intake(call: Call) -> snapshots.Intake:
     return snapshots.Intake(call.plane, call.principal)
-
-
-async def receive(call: Call) -> None:
-    """Never called: the sink takes the body and answers."""
 
 
 async def create(call: Call) -> Snapshot:
@@ -46,7 +42,7 @@ def routes() -> list[Route]:
             returns=MissingBlobs, summary="Which of a manifest's files have yet to be sent",
         ),
         Route(
-            "POST", "/blobs", Right.WRITE, receive, sink=intake, returns=snapshots.Received, status=201,
+            "POST", "/blobs", Right.WRITE, by_its_sink, sink=intake, returns=snapshots.Received, status=201,
             summary="Send files, many in one pack (application/x-gradient-pack)",
         ),
         Route(

@@ -829,6 +829,7 @@ def test_a_task_is_the_same_task_with_other_secrets(bench: Bench) -> None:
         task = bench.task("sleep", "600", secret={"V": SecretValue("the first")})
         await engine.ensure(task)
         await engine.ensure(msgspec.structs.replace(task, secret={"V": SecretValue("the second")}))
+        assert set(await engine.observe()) == {task.key}
         await engine.stop(task.key, 0)
         await until_phase(engine, task.key, Phase.FAILED)
 

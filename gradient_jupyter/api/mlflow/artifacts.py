@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gradient_jupyter.api.mlflow.face import everywhere, who
-from gradient_jupyter.api.routes import Call, Right, Route
+from gradient_jupyter.api.routes import Call, Right, Route, by_its_sink
 from gradient_jupyter.api.streams import FileAnswer
 from gradient_jupyter.control import run_files, tracking
 from gradient_jupyter.control.run_files import Upload
@@ -47,10 +47,6 @@ async def delete(call: Call) -> wire.Nothing:
     place = await run_files.place_of(*who(call), call.path["path"], Role.MEMBER)
     await run_files.delete(*who(call), place)
     return wire.Nothing()
-
-
-async def put(call: Call) -> None:
-    raise AssertionError("the sink answers")
 
 
 class Intake:
@@ -106,7 +102,7 @@ def routes() -> list[Route]:
               summary="What lies in a directory of artifacts"),
         Route("GET", f"{at}/{{path...}}", Right.READ, read, returns=bytes, media=octets,
               still=still, summary="One artifact", headers={"Range": "One range of bytes."}),
-        Route("PUT", f"{at}/{{path...}}", Right.WRITE, put, sink=Intake, returns=wire.Nothing,
+        Route("PUT", f"{at}/{{path...}}", Right.WRITE, by_its_sink, sink=Intake, returns=wire.Nothing,
               still=still, summary="Put an artifact"),
         Route("DELETE", f"{at}/{{path...}}", Right.WRITE, delete, returns=wire.Nothing,
               summary="Delete an artifact"),
