@@ -115,7 +115,7 @@ class Meter:
         gauges: tuple[tuple[str, str, float], ...] = (
             ("gradient_queue_length", "Jobs that wait for a machine.", now.queue),
             ("gradient_engine_up", "1 while the engine answers.", now.engine_up),
-            ("gradient_streams", "Logs and event streams that are followed.", now.streams),
+            ("gradient_streams", "Logs and event streams, fetches, the operator's work.", now.streams),
             ("gradient_open_requests", "Requests that are under way.", now.open_requests),
             ("gradient_disk_free_bytes", "Free space where the data are.", now.disk_free),
             ("gradient_disk_total_bytes", "All space where the data are.", now.disk_total),

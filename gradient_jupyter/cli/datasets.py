@@ -35,7 +35,7 @@ def _from_options(command: Callable[..., int]) -> Callable[..., int]:
             click.option("--sha256", metavar="HEX", help="Of a URL: what comes must have this digest."),
             click.option("--etag", metavar="TEXT", help="Of a URL: the version that must be there."),
             click.option(
-                "--no-extract", "extract", flag_value=False, default=True, type=bool,
+                "--no-extract", "no_extract", is_flag=True,
                 help="Of a URL: keep a zip or tar archive packed.",
             ),
         )
@@ -52,8 +52,8 @@ def _from_options(command: Callable[..., int]) -> Callable[..., int]:
 def create(name: str | None, *, named: str | None, as_json: bool, **given: object) -> int:
     """Make a dataset, or the next version of one that is there, and print its id.
 
-    Everything in a directory is sent but what is stored already; only .git stays behind. A zip file is
-    unpacked. A URL is fetched by the server; zip and tar archives are unpacked.
+    Everything in a directory is sent but what is stored already; only .git, .hg and .svn stay behind.
+    A zip file is unpacked. A URL is fetched by the server; zip and tar archives are unpacked.
 
     \b
     gradient datasets create mnist --from ./mnist
@@ -84,7 +84,7 @@ def _make(
     description: str | None,
     sha256: str | None,
     etag: str | None,
-    extract: bool,
+    no_extract: bool,
     as_json: bool,
 ) -> int:
     from gradient_jupyter.cli.terminal import Live, print_json
@@ -99,7 +99,7 @@ def _make(
             client.datasets.get(name)
         try:
             made = client.datasets.create(
-                name, source, description=description, sha256=sha256, etag=etag, extract=extract,
+                name, source, description=description, sha256=sha256, etag=etag, extract=not no_extract,
                 on_progress=lambda progress: _show(live, progress),
             )  # fmt: skip
         finally:
@@ -277,8 +277,7 @@ def files(dataset: str, *, as_json: bool) -> int:
 def delete(dataset: str, *, as_json: bool) -> int:
     """Remove a dataset with all its versions, or one version.
 
-    Refused while jobs that are not over have it. Jobs that are over keep what they had: it can still be
-    rerun.
+    Refused while jobs that are not over have it. Jobs that are over keep what they had, and can be rerun.
     """
     from gradient_jupyter.cli.terminal import print_json
     from gradient_jupyter.cli.text import clean, size

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradient_jupyter.cli.options import json_option
+from gradient_jupyter.cli.options import Moment, json_option
 from gradient_jupyter.cli.terminal import Column, Row, note, say
 
 if TYPE_CHECKING:
@@ -24,22 +25,8 @@ _BARS = "▁▂▃▄▅▆▇█"
 _GET, _STREAM = ("get", "list"), "stream"
 
 
-class Moment(click.ParamType[int]):
-    """``2026-11-24``, ``2026-11-24 14:30``, ``2026-11-24T14:30:05``, in local time: µs since the epoch."""
-
-    name = "time"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        import datetime
-
-        try:
-            return round(datetime.datetime.fromisoformat(value).astimezone().timestamp() * 1e6)
-        except (ValueError, OverflowError):
-            self.fail(f"{value!r} is no time: 2026-11-24, or 2026-11-24T14:30:05.", param, ctx)
-
-
 @click.command()
-@click.argument("words", nargs=-1, metavar="JOB [METRIC]...")
+@click.argument("named", nargs=-1, metavar="JOB [METRIC]...")
 @click.option("--id", "--jobId", "--job-id", "named_id", hidden=True)
 @click.option("--follow", "-f", is_flag=True, help="Stay with it until the job is over. Ctrl-C leaves.")
 @click.option("--system", is_flag=True, help="Only what was measured: CPU, memory, GPUs.")
@@ -53,14 +40,14 @@ class Moment(click.ParamType[int]):
 @json_option
 def metrics(
     *,
-    words: tuple[str, ...],
+    named: tuple[str, ...],
     named_id: str | None,
     follow: bool,
     system: bool,
     custom: bool,
     attempt: int | None,
-    start: int | None,
-    end: int | None,
+    start: datetime.datetime | None,
+    end: datetime.datetime | None,
     buckets: int | None,
     as_json: bool,
 ) -> int:
@@ -74,18 +61,19 @@ def metrics(
     gradient jobs metrics JOB --follow
     gradient jobs metrics JOB loss 'val/*' --json
     """
-    if words and words[0] in (*_GET, _STREAM):
-        follow = follow or words[0] == _STREAM
-        words = words[1:]
-    job_id, names = (named_id, words) if named_id else ((words or (None,))[0], words[1:])
+    if named and named[0] in (*_GET, _STREAM):
+        follow = follow or named[0] == _STREAM
+        named = named[1:]
+    job_id, names = (named_id, named) if named_id else ((named or (None,))[0], named[1:])
     if job_id is None:
         raise click.UsageError("Name one job by its id; gradient jobs list shows them.")
     if system and custom:
         raise click.UsageError("--system and --custom leave nothing: give one of them.")
-    if follow and (attempt or start or end or buckets):
+    if follow and any(each is not None for each in (attempt, start, end, buckets)):
         raise click.UsageError("--follow shows what comes now, without --attempt, --start, --end, --buckets.")
     if buckets and not as_json:
         raise click.UsageError("--buckets is for --json; the table has curves.")
+    begin_us, end_us = _microseconds(start), _microseconds(end)
     wanted = _Wanted(names, "system" if system else "custom" if custom else None)
     from gradient_jupyter.client import Client
 
@@ -98,14 +86,18 @@ def metrics(
         if not found:
             _check_names(names)
         if as_json:
-            _print_json(source, found, bool(names) or buckets is not None, buckets, start, end)
+            _print_json(source, found, bool(names) or buckets is not None, buckets, begin_us, end_us)
         elif not found:
             note(_nothing(job))
         else:
             from gradient_jupyter.cli.terminal import table
 
-            table(_COLUMNS, _rows(found, lambda each: _curve(source, each, start, end)))
+            table(_COLUMNS, _rows(found, lambda each: _curve(source, each, begin_us, end_us)))
     return 0
+
+
+def _microseconds(moment: datetime.datetime | None) -> int | None:
+    return None if moment is None else round(moment.timestamp() * 1e6)
 
 
 class _Wanted:
@@ -202,10 +194,11 @@ def curve(buckets: Sequence[Bucket], floor: float | None = None) -> str:
     numbers = [mean for mean in means if mean is not None]
     if not numbers:
         return ""
-    least, greatest = min(numbers) if floor is None else floor, max(numbers)
+    least, greatest = min(numbers if floor is None else (floor, *numbers)), max(numbers)
     span = greatest - least
     if span == 0 or span == float("inf"):
-        return "".join("·" if mean is None else _BARS[3] for mean in means)
+        flat = _BARS[0] if floor is not None and span == 0 else _BARS[3]
+        return "".join("·" if mean is None else flat for mean in means)
     return "".join("·" if mean is None else _BARS[min(7, int(8 * ((mean - least) / span)))] for mean in means)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
@@ -29,7 +28,7 @@ def receipt(*, job_id: str, output: str | None, as_json: bool) -> int:
     """
     import msgspec
 
-    from gradient_jupyter.cli.failures import Failed
+    from gradient_jupyter.cli.optionsfile import write_new
     from gradient_jupyter.cli.terminal import note, print_json, say
     from gradient_jupyter.cli.text import clean
     from gradient_jupyter.client import Client, receipts
@@ -52,12 +51,7 @@ def receipt(*, job_id: str, output: str | None, as_json: bool) -> int:
     if output is None:
         say(text.rstrip("\n"))
         return 0
-    try:
-        descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        raise Failed(f"{output} is there already.", next="Name another file, or remove it.") from None
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
+    write_new(output, text)
     if as_json:
         print_json({"path": output})
     else:

@@ -1,4 +1,4 @@
-"""``gradient jobs tags``: the words by which jobs are found again."""
+"""``gradient jobs tags``: the texts by which jobs are found again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gradient_jupyter.cli.options import json_option
 @click.command()
 @click.argument("what", metavar="add|remove|set", type=click.Choice(("add", "remove", "set")))
 @click.argument("job_id", metavar="JOB", required=False)
-@click.argument("words", metavar="TAG...", nargs=-1)
+@click.argument("texts", metavar="TAG...", nargs=-1)
 @click.option("--id", "--jobId", "--job-id", "named_id", hidden=True)
 @click.option("--tag", "--tags", "named_tags", multiple=True, hidden=True)
 @json_option
@@ -20,7 +20,7 @@ def tags(
     *,
     what: Literal["add", "remove", "set"],
     job_id: str | None,
-    words: tuple[str, ...],
+    texts: tuple[str, ...],
     named_id: str | None,
     named_tags: tuple[str, ...],
     as_json: bool,
@@ -37,9 +37,9 @@ def tags(
     from gradient_jupyter.client import Client
 
     if named_id is not None and job_id is not None:
-        words, job_id = (job_id, *words), named_id
+        texts, job_id = (job_id, *texts), named_id
     job_id = job_id or named_id
-    given = (*words, *named_tags)
+    given = (*texts, *named_tags)
     if job_id is None:
         raise click.UsageError("Name a job by its id; gradient jobs list shows them.")
     if not given and what != "set":

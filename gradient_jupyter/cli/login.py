@@ -20,7 +20,7 @@ def login(*, url: str | None, as_json: bool) -> int:
 
     The token is asked for, or read from standard input, or given as --apiKey KEY
     (which others on this machine can see while it runs). It is tried before it is
-    kept. Without URL: the server that was logged in to before, or GRADIENT_URL.
+    kept. Without URL: GRADIENT_URL, else the server that was logged in to before.
 
     \b
     gradient login https://hub.example.org/services/gradient

@@ -54,6 +54,16 @@ def read(command: click.Command, path: str) -> dict[str, Any]:
     return found
 
 
+def write_new(path: str, text: str) -> None:
+    """A file of its writer's alone; one that is there is never written over."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        raise Failed(f"{path} is there already.", next="Name another file, or remove it.") from None
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
 def write(ctx: click.Context, path: str) -> None:
     """Writes every option of the command with its help and its present value. ``-`` is our standard output.
     A file that is there is never written over."""
@@ -61,13 +71,7 @@ def write(ctx: click.Context, path: str) -> None:
     if path == "-":
         sys.stdout.write(text)
         return
-    try:
-        # It may hold --env KEY=value.
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        raise Failed(f"{path} is there already.", next="Name another file, or remove it.") from None
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
+    write_new(path, text)  # it may hold --env KEY=value
     from gradient_jupyter.cli.terminal import note
     from gradient_jupyter.cli.text import clean
 
@@ -186,10 +190,11 @@ def _params(command: click.Command) -> dict[str, click.Parameter]:
         if param.name in _OWN or param.name is None:
             continue
         if isinstance(param, click.Argument):
-            names.setdefault(normal("command" if param.name == "words" else param.name), param)
+            names[normal("command" if param.name == "words" else param.name)] = param
             continue
         for option in (*param.opts, *param.secondary_opts):
-            if option.startswith("--"):
+            # One of the argument's own name is another way to say it: then the argument is meant.
+            if option.startswith("--") and not isinstance(names.get(normal(option)), click.Argument):
                 names[normal(option)] = param
     return names
 

@@ -133,11 +133,11 @@ def delete(*, project: str | None, named: str | None, jobs_too: bool, as_json: b
 
 
 @projects.command()
-@click.argument("words", metavar="[PROJECT] NAME", nargs=-1)
+@click.argument("names", metavar="[PROJECT] NAME", nargs=-1)
 @click.option("--id", "--projectId", "--project-id", "named", hidden=True)
 @click.option("--name", "new", hidden=True)
 @json_option
-def rename(*, words: tuple[str, ...], named: str | None, new: str | None, as_json: bool) -> int:
+def rename(*, names: tuple[str, ...], named: str | None, new: str | None, as_json: bool) -> int:
     """Give a project another name. Everything in it stays, and so does its id.
 
     \b
@@ -149,7 +149,7 @@ def rename(*, words: tuple[str, ...], named: str | None, new: str | None, as_jso
     from gradient_jupyter.cli.text import clean
     from gradient_jupyter.client import Client, directory
 
-    given = [*words, *([new] if new is not None else [])]
+    given = [*names, *([new] if new is not None else [])]
     if len(given) != (1 if named is not None else 2):
         raise click.UsageError("Say which, and its new name: gradient projects rename PROJECT NAME")
     with Client() as client:

@@ -20,7 +20,7 @@ from gradient_jupyter.cli.terminal import note
 if TYPE_CHECKING:
     from gradient_jupyter.client import Client
 
-_SCOPES = ("user", "project", "team", "cluster")
+_SCOPES = ("user", "project", "team")
 _MOST = 1 << 20
 
 

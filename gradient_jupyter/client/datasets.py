@@ -18,6 +18,7 @@ import msgspec
 from gradient_jupyter.client import upload
 from gradient_jupyter.client.transport import Transport
 from gradient_jupyter.client.upload import OnProgress, Progress
+from gradient_jupyter.client.workspaces import read_local
 from gradient_jupyter.resources import dataset as wire
 from gradient_jupyter.resources.dataset import AddedVersion, DeletedDataset, Version
 from gradient_jupyter.resources.decoding import convert
@@ -27,9 +28,6 @@ from gradient_jupyter.workspace.address import Address, is_address, parse
 from gradient_jupyter.workspace.archive import ZIP, is_archive
 from gradient_jupyter.workspace.contents import Contents
 from gradient_jupyter.workspace.ignore import Ignore
-from gradient_jupyter.workspace.scan import scan
-from gradient_jupyter.workspace.single import single
-from gradient_jupyter.workspace.statcache import StatCache
 from gradient_jupyter.workspace.wording import listed, shown
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -66,9 +64,10 @@ class Datasets:
         """Makes the dataset ``name``, or the next version of one that is there, from ``source``; returns once
         it is stored. Nothing is made when the newest version holds the same already: see ``Dataset.added``.
 
-        ``source`` is a directory (everything in it but ``.git``), a zip file (unpacked), any other file, or a
-        URL, which the server fetches (zip and tar archives are unpacked unless ``extract`` is False;
-        ``sha256`` and ``etag`` are what it must be). None makes a dataset without a version.
+        ``source`` is a directory (everything in it but ``.git``, ``.hg`` and ``.svn``), a zip file
+        (unpacked), any other file, or a URL, which the server fetches (zip and tar archives are unpacked
+        unless ``extract`` is False; ``sha256`` and ``etag`` are what it must be). None makes a dataset
+        without a version.
         """
         if source is not None and isinstance(source, str) and is_address(source):
             return self._fetched(name, parse(source), description, sha256, etag, extract, on_progress)
@@ -292,26 +291,8 @@ class _Watched:
 def _read(path: Path, on_progress: OnProgress | None) -> Contents:
     """What lies on this side, without a limit of this side's own. Nothing is left out for its name but what
     version control keeps: of data nobody expects less than all."""
-
-    def progress(done: int, total: int) -> None:
-        if on_progress is not None:
-            on_progress(Progress("reading", done, total))
-
     try:
-        is_file = not path.is_dir() and path.exists()
-    except OSError as error:
-        raise WorkspaceError(
-            f"'{shown(str(path))}' cannot be looked at ({error.strerror}).", next="Check its permissions."
-        ) from None
-    try:
-        if not is_file:
-            ignore = Ignore.of_data()
-            return scan(path, cache=StatCache(), progress=progress, limit_bytes=None, ignore=ignore)
-        if path.suffix.lower() == ".zip":
-            from gradient_jupyter.workspace.zipped import zipped
-
-            return zipped(path, progress=progress, limit_bytes=None)
-        return single(path, progress=progress, limit_bytes=None)
+        return read_local(path, None, on_progress, Ignore.of_data())
     except WorkspaceError as error:
         if ".gradientignore" not in error.next:
             raise

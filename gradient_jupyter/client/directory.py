@@ -122,7 +122,7 @@ def forget(directory: Path) -> bool:
         return False
     except OSError as error:
         raise InvalidRequest(f"{root / CONFIG} cannot be changed: {error.strerror}.") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _malformed(root / CONFIG, error) from error
 
 

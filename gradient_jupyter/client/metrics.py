@@ -12,7 +12,6 @@ from gradient_jupyter.client.stream import follow
 from gradient_jupyter.client.transport import Transport
 from gradient_jupyter.resources import metric as wire
 from gradient_jupyter.resources.decoding import decode
-from gradient_jupyter.resources.log import Ended
 from gradient_jupyter.resources.metric import Bucket, Kind, Summary
 
 T = TypeVar("T")
@@ -70,11 +69,8 @@ class Metrics:
         """First every metric there is, then those that have changed, until the job is over; over
         interruptions too. Of several attempts the newest one's."""
         for message in follow(self._transport, f"{self._path}/stream"):
-            match message.event:
-                case "metrics":
-                    yield decode(message.data, type=wire.Metrics).items
-                case "end":
-                    decode(message.data, type=Ended)
+            if message.event == "metrics":
+                yield decode(message.data, type=wire.Metrics).items
 
     def log(self, values: Mapping[str, float], step: int, time_us: int | None = None) -> None:
         """Writes points from outside of the job, while it runs. Inside it ``log_metrics`` is quicker."""

@@ -158,7 +158,7 @@ class _Local:
         self, path: Path, limit: int | None, on_progress: OnProgress | None, ignore: Sequence[str]
     ) -> None:
         self._path = path
-        self._contents = _read(path, limit, on_progress, ignore)
+        self._contents = read_local(path, limit, on_progress, Ignore(named=ignore))
 
     @property
     def snapshot(self) -> str:
@@ -249,7 +249,9 @@ class _Repository:
         )  # fmt: skip
 
 
-def _read(path: Path, limit: int | None, on_progress: OnProgress | None, ignore: Sequence[str]) -> Contents:
+def read_local(path: Path, limit: int | None, on_progress: OnProgress | None, rules: Ignore) -> Contents:
+    """What lies on this side: a directory by its ``rules``, of a zip file what is in it, another file."""
+
     def progress(done: int, total: int) -> None:
         if on_progress is not None:
             on_progress(Progress("reading", done, total))
@@ -261,7 +263,6 @@ def _read(path: Path, limit: int | None, on_progress: OnProgress | None, ignore:
             f"'{shown(str(path))}' cannot be looked at ({error.strerror}).", next="Check its permissions."
         ) from None
     if not is_file:
-        rules = Ignore(named=ignore)
         return scan(path, cache=StatCache(), progress=progress, limit_bytes=limit, ignore=rules)
     if path.suffix.lower() == ".zip":
         from gradient_jupyter.workspace.zipped import zipped

@@ -31,13 +31,12 @@ from gradient_jupyter.control.visits import Stay, to_the_end
 from gradient_jupyter.resources.base import now_us
 from gradient_jupyter.resources.dataset import AddedVersion, FetchDataset, FetchProgress
 from gradient_jupyter.resources.errors import Forbidden, NoSpace, NotFound, OutsideFailed, TooLarge
-from gradient_jupyter.resources.snapshot import Manifest, Snapshot
+from gradient_jupyter.resources.snapshot import Snapshot
 from gradient_jupyter.store import datasets as rows
 from gradient_jupyter.store import snapshots as snapshot_rows
 from gradient_jupyter.workspace import durable
 from gradient_jupyter.workspace.address import Address, file_name, parse
 from gradient_jupyter.workspace.archive import is_archive
-from gradient_jupyter.workspace.blobs import BlobStore
 from gradient_jupyter.workspace.expand import expand
 from gradient_jupyter.workspace.tarred import Unpacked
 from gradient_jupyter.workspace.wording import size_text
@@ -140,7 +139,7 @@ class Downloads:
                 with plane.garbage.leases.pinned(arrived):
                     # Before they were pinned some may have been cleared away: nobody knew that they are
                     # needed.
-                    if not await plane.on_files(_all_there, plane.blobs, manifest):
+                    if not await plane.on_files(plane.blobs.has_all, manifest.digests()):
                         unpacked = await unpack()
                     await plane.on_files(plane.blobs.put_bytes, canonical)
                     return await plane.database.write(work)
@@ -390,10 +389,6 @@ def _write(file: BinaryIO | FileIO, digest: hashlib._Hash, data: bytes) -> None:
         if error.errno not in durable.NO_SPACE:
             raise
         raise NoSpace("The server's disk has no room for what was to be fetched.") from error
-
-
-def _all_there(blobs: BlobStore, manifest: Manifest) -> bool:
-    return all(blobs.has(digest) for digest in manifest.digests())
 
 
 def _too_large(here: Address, stay: Stay) -> NoSpace | TooLarge:

@@ -159,10 +159,11 @@ def place_for_run(connection: Connection, principal: Principal, experiment_id: s
         experiment_id = principal.bound
     elif experiment_id in ("", DEFAULT_ID):
         named = project_rows.place_named(connection, principal.owner, DEFAULT_NAME)
-        if named is None:
+        if named is not None:
+            experiment_id = named.id
+        else:
             made = project_rows.create(connection, principal.owner, DEFAULT_NAME, principal.user_id)
-            named = project_rows.place(connection, made.id)
-        experiment_id = named.id
+            experiment_id = made.id
     place = access.place(connection, principal, experiment_id, Role.MEMBER)
     if place.deleting:
         raise Conflict(

@@ -69,7 +69,7 @@ async def create(
     """Of a run, or of nobody in particular. Inside a job always of a run: of its own where none is named."""
     _check(params, tags)
     plane.check_space()
-    shown = "".join(letter for letter in name if letter.isprintable()).strip()[:250]
+    shown = tracking.shown_name(name)
     if principal.attempt is not None:
         run_id = run_id or principal.attempt[0]
     model_id = f"m-{new_id('')}"

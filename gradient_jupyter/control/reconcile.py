@@ -9,7 +9,6 @@ only when the engine was seen to be done.
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 from functools import partial
 from pathlib import Path
@@ -45,6 +44,7 @@ from gradient_jupyter.store import jobs as rows
 from gradient_jupyter.store import ledger, spent_keys
 from gradient_jupyter.store import projects as project_rows
 from gradient_jupyter.store import tracking as run_rows
+from gradient_jupyter.workspace import durable
 from gradient_jupyter.workspace.inside import remove_tree
 from gradient_jupyter.workspace.wording import decimal
 
@@ -406,6 +406,6 @@ def _make_directories(*paths: Path) -> None:
         for path in paths:
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in durable.NO_SPACE:
             raise
         raise NoSpace("There is no space left, or no room for more files, on the server's disk.") from error

@@ -18,11 +18,10 @@ from gradient_jupyter.resources.base import now_us
 from gradient_jupyter.resources.errors import InvalidRequest
 from gradient_jupyter.resources.owner import Role
 from gradient_jupyter.resources.secret import reference
-from gradient_jupyter.resources.snapshot import FetchGit, GitSnapshot, Manifest, Snapshot
+from gradient_jupyter.resources.snapshot import FetchGit, GitSnapshot, Snapshot
 from gradient_jupyter.store import checkouts
 from gradient_jupyter.store import snapshots as rows
 from gradient_jupyter.store.projects import Place
-from gradient_jupyter.workspace.blobs import BlobStore
 from gradient_jupyter.workspace.repository import Repository, parse
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ async def fetch(plane: Plane, principal: Principal, request: FetchGit) -> GitSna
         leases.take(owner, arrived)
         with leases.pinned(arrived):
             # Before they were pinned some may have been cleared away: nobody knew that they are needed.
-            if not await plane.on_files(_all_there, plane.blobs, manifest):
+            if not await plane.on_files(plane.blobs.has_all, manifest.digests()):
                 checkout = await visit.checkout()
             await plane.on_files(plane.blobs.put_bytes, canonical)
             return await plane.database.write(work)
@@ -104,10 +103,6 @@ async def _login(
         return None
 
     return Login(request.username or _ANYBODY, await secrets.value(plane, principal, name, project))
-
-
-def _all_there(blobs: BlobStore, manifest: Manifest) -> bool:
-    return all(blobs.has(digest) for digest in manifest.digests())
 
 
 async def _known(plane: Plane, owner: str, repository: Repository) -> GitSnapshot | None:

@@ -67,7 +67,7 @@ async def search(
     more, runs = len(found) > limit, [each.run for each in found[:limit]]
     missing = [run for run in runs if run.id not in known]
     known |= await summaries(plane, missing)
-    said = await plane.database.read(functools.partial(_said, runs=runs))
+    said = await plane.database.read(functools.partial(rows.said, found=runs))
     return Page([(each, known[each.run.id]) for each in said], more)
 
 
@@ -82,10 +82,6 @@ async def summaries(plane: Plane, runs: Sequence[Run]) -> dict[str, Sequence[Sum
         for run, all_of_it in zip(some, read, strict=True):
             found[run.id] = [each for each in all_of_it if each.kind is MetricKind.CUSTOM]
     return found
-
-
-def _said(connection: Connection, runs: Sequence[Run]) -> list[Said]:
-    return rows.said(connection, runs)
 
 
 def _last(found: Iterable[Summary]) -> dict[str, float]:

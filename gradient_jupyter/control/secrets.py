@@ -1,9 +1,9 @@
 """Secrets: set, listed by name, removed; meant by a job's variables; opened when a run starts.
 
-A value comes in by ``put`` and goes out by ``opened``, which only the reconciler calls, on the way to the
-engine. Which secret a variable means is decided when the job is sent, by who sends it: the project's before
-their own before their team's. What is set later under that name is what a later run gets; what is set
-elsewhere under the same name is not.
+A value comes in by ``put`` and goes out by ``opened`` alone: to the engine when a run starts, and by
+``value`` to a repository's host that the server visits for whoever asks. Which secret a variable means is
+decided when the job is sent, by who sends it: the project's before their own before their team's. What is set
+later under that name is what a later run gets; what is set elsewhere under the same name is not.
 """
 
 from __future__ import annotations

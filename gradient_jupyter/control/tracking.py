@@ -166,7 +166,7 @@ async def log(
     elif samples:
         where = await directory(plane, principal, run_id)
     else:
-        await get(plane, principal, run_id)
+        await run(plane, principal, run_id)
     if samples:
         if principal.attempt is not None:
             # It was the attempt that counts when its request began. What it sends may have come late.
@@ -256,9 +256,8 @@ def _say(connection: Connection, run: Run, params: Pairs, tags: Pairs) -> None:
             f"{_short(new)!r}.",
             code="param-changed",
         )
-    name = dict(tags).get(RUN_NAME_TAG)
-    if name:
-        rows.change(connection, run.id, name=_shown_name(name))
+    if name := shown_name(dict(tags).get(RUN_NAME_TAG, "")):
+        rows.change(connection, run.id, name=name)
 
 
 async def _write(
@@ -279,7 +278,8 @@ async def _write(
         run = find(connection, principal, run_id, Role.MEMBER)
         if recorded:
             check_open(connection, run)
-        _check_begun(run)
+        else:
+            _check_begun(run)
         if run.own:
             job = job_rows.find(connection, run.id)
             assert job is not None
@@ -307,7 +307,7 @@ async def create(
         _check_length(value, LONGEST_TAG, f"tag {key!r}")
     plane.check_space()
     named = dict(tags)
-    shown = _shown_name(name or named.get(RUN_NAME_TAG) or "") or new_id("run-")
+    shown = shown_name(name or named.get(RUN_NAME_TAG) or "") or new_id("run-")
     said = {**named, RUN_NAME_TAG: shown}
     run_id = new_id("rn")
     where = plane.layout.run(run_id)
@@ -354,9 +354,9 @@ async def update(
 
     def work(connection: Connection, run: Run) -> Run:
         values: dict[str, object] = {}
-        if name:
-            values["name"] = _shown_name(name)
-            rows.set_tags(connection, run.id, [(RUN_NAME_TAG, _shown_name(name))])
+        if shown := shown_name(name or ""):
+            values["name"] = shown
+            rows.set_tags(connection, run.id, [(RUN_NAME_TAG, shown)])
         if not run.own:
             if status is not None or end_us is not None:
                 check_open(connection, run)
@@ -372,7 +372,12 @@ async def update(
     return await _write(plane, principal, run_id, work)
 
 
+async def run(plane: Plane, principal: Principal, run_id: str) -> Run:
+    return await plane.database.read(lambda connection: find(connection, principal, run_id, Role.VIEWER))
+
+
 async def get(plane: Plane, principal: Principal, run_id: str) -> Said:
+    """The run with everything that was said of it."""
     return await plane.database.read(
         lambda connection: rows.said(connection, [find(connection, principal, run_id, Role.VIEWER)])[0]
     )
@@ -441,7 +446,8 @@ def _check_length(value: str, longest: int, what: str) -> None:
         )
 
 
-def _shown_name(name: str) -> str:
+def shown_name(name: str) -> str:
+    """As a run or a model is called: what can be shown of it; empty when nothing can."""
     return "".join(letter for letter in name if letter.isprintable()).strip()[:250]
 
 

@@ -30,6 +30,7 @@ from gradient_jupyter.resources.errors import GradientError, NoSpace, ServerErro
 from gradient_jupyter.resources.job import Job, Reason, State
 from gradient_jupyter.store import datasets as rows
 from gradient_jupyter.store.jobs import LIVE
+from gradient_jupyter.workspace import durable
 from gradient_jupyter.workspace.inside import remove_tree
 from gradient_jupyter.workspace.materialise import materialise
 from gradient_jupyter.workspace.space import space_of
@@ -210,7 +211,7 @@ class Trees:
         except GradientError as known:
             error = known
         except OSError as known:
-            if known.errno in (errno.ENOSPC, errno.EDQUOT):
+            if known.errno in durable.NO_SPACE:
                 error = _no_space(making.total)
             elif known.errno in _LASTING:
                 error = _lasting(known)

@@ -31,8 +31,6 @@ Owner = Annotated[str, msgspec.Meta(pattern=r"^(user|group):[A-Za-z0-9._@+-]{1,2
 
 #: The owner of what the administrator provides.
 PUBLIC = "public"
-#: Where jobs find a dataset: Gradient's two places.
-PLACES = ("/datasets", "/data")
 
 
 class Version(Resource, frozen=True, kw_only=True):

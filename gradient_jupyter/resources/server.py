@@ -35,7 +35,7 @@ class ServerInfo(Resource, frozen=True, kw_only=True):
     """How many jobs are not final; None when the database is damaged there, and for those who do not look
     after the server."""
     streams: int
-    """How many logs and event streams are open, and repositories being fetched."""
+    """How many logs and event streams are open, and fetches and the administrator's work under way."""
     data: str
     """The data root."""
     read_only: str = ""

@@ -63,15 +63,13 @@ def summaries(directory: Path) -> list[Summary]:
         return found
 
 
-def points(
-    directory: Path, kind: Kind, key: str, after: Cursor | None, limit: int, to_step: int | None = None
-) -> Series | None:
+def points(directory: Path, kind: Kind, key: str, after: Cursor | None, limit: int) -> Series | None:
     """The points behind ``after``, at most ``limit``; None when there is no such series."""
     with reading(directory / NAME) as connection:
         identity = find(connection, kind, key)
         if connection is None or identity is None:
             return None
-        columns = _load(connection, identity, None if after is None else after[:2], to_step, limit)
+        columns = _load(connection, identity, None if after is None else after[:2], limit)
     start = 0
     if after is not None:
         step, time_us, seen = after
@@ -108,18 +106,17 @@ def _load(
     connection: sqlite3.Connection,
     identity: int,
     begin: tuple[int, int] | None,
-    to_step: int | None,
     limit: int,
 ) -> Columns:
-    """Points in order: all from ``begin`` (step and time) to ``to_step``, and perhaps some beside; at least
-    one more than ``limit`` from behind ``begin``, where there are so many."""
+    """Points in order: from ``begin`` (step and time) on, and perhaps some before; at least one more than
+    ``limit`` from behind ``begin``, where there are so many."""
     columns = Columns()
     begin = begin or (-(2**63), 0)
     chunks = connection.execute(
         "SELECT data, count, first_step, first_time FROM chunks "
-        "WHERE series = ? AND (last_step, last_time) >= (?, ?) AND first_step <= ? "
+        "WHERE series = ? AND (last_step, last_time) >= (?, ?) "
         "ORDER BY first_step, first_time, first_bits",
-        (identity, *begin, 2**63 - 1 if to_step is None else to_step),
+        (identity, *begin),
     )
     behind = 0
     for data, count, first_step, first_time in chunks:

@@ -18,7 +18,7 @@ import secrets
 import stat
 import struct
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
@@ -83,6 +83,9 @@ class BlobStore:
 
     def has(self, digest: str) -> bool:
         return os.path.isfile(self._path(digest))
+
+    def has_all(self, digests: Iterable[str]) -> bool:
+        return all(map(self.has, digests))
 
     def size(self, digest: str) -> int:
         """How many bytes the blob decodes to, without reading it. ``Damaged`` when it is absent."""

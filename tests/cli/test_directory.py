@@ -74,6 +74,16 @@ def test_projects_are_set_shown_and_forgotten(gradient: Any, directory: Path) ->
     assert taken.code == 1
 
 
+def test_what_is_too_deep_to_be_read_is_told_and_left(gradient: Any, directory: Path) -> None:
+    """Boundary: a cloned repository → this person's command line; the file stays as it is."""
+    (directory / ".ps_project").mkdir()
+    deep = '{"x":' + "[" * 60_000
+    (directory / ".ps_project" / "config.json").write_text(deep)
+    told = gradient("projects", "clear")
+    assert told.code == 1 and "is not what it should be" in told.err
+    assert (directory / ".ps_project" / "config.json").read_text() == deep
+
+
 def test_a_hostile_directory_names_no_server_no_token_and_no_command(gradient: Any, directory: Path) -> None:
     """Boundary: a cloned repository → this person's account (CVE-2022-39286's kind)."""
     (directory / ".ps_project").mkdir()

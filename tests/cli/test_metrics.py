@@ -137,3 +137,6 @@ def test_a_curve_goes_from_the_least_to_the_greatest():
     assert curve([bucket(None)]) == ""
     assert curve([bucket("inf"), bucket(0.0), bucket(1.0)]) == "·▁█"
     assert curve([bucket(-1e308), bucket(1e308)]) == "▄▄"
+    assert curve([bucket(0.0), bucket(0.0)], 0.0) == "▁▁", "an idle machine"
+    assert curve([bucket(50.0), bucket(50.0)], 0.0) == "██", "a busy one"
+    assert curve([bucket(-4.0), bucket(4.0)], 0.0) == "▁█"

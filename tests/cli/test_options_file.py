@@ -71,6 +71,23 @@ def test_a_template_holds_what_was_typed_and_nothing_is_done(gradient: Any, dire
     assert "a: b # c" in again.out
 
 
+def test_a_typed_name_wins_over_the_files(gradient: Any, directory: Path) -> None:
+    (directory / "o.yaml").write_text("name: from-the-file\n")
+    for typed, name in ((("typed",), "typed"), ((), "from-the-file")):
+        made = gradient("datasets", "create", "--optionsFile", "o.yaml", *typed, "--json")
+        assert (made.code, made.json["name"]) == (0, name)
+
+
+def test_a_flag_that_says_no_means_what_it_says(tmp_path: Path) -> None:
+    command = ALL["gradient datasets create"]
+    for said in (True, False):
+        (tmp_path / "o.yaml").write_text(f"noExtract: {str(said).lower()}\n")
+        with command.make_context("create", ["--optionsFile", str(tmp_path / "o.yaml")], obj={}) as ctx:
+            assert ctx.params["no_extract"] is said
+    with command.make_context("create", ["--createOptionsFile", "-"], obj={}) as ctx:
+        assert "noExtract: false\n" in optionsfile.template(ctx)
+
+
 def test_a_template_is_never_written_over_a_file(gradient: Any, directory: Path) -> None:
     (directory / "mine.yaml").write_text("precious")
     (directory / "link.yaml").symlink_to("elsewhere.yaml")

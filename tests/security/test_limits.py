@@ -315,20 +315,23 @@ def test_a_head_that_never_ends_is_not_waited_for(impatient, begun):
         assert wire.rest() == b""
 
 
+def closes_on(wire: Wire, byte: bytes) -> bool:
+    """Whether the server closes the connection, without an answer, while a byte comes now and then."""
+    wire.socket.settimeout(0.05)
+    for _ in range(1000):
+        wire.send(byte)
+        try:
+            return wire.socket.recv(1) == b""
+        except TimeoutError:
+            continue
+        except ConnectionResetError:
+            return True
+    return False
+
+
 def test_a_head_that_comes_a_byte_at_a_time_is_not_waited_for(impatient):
     with Wire(impatient) as wire:
-        wire.socket.settimeout(0.05)
-        closed = False
-        for _ in range(1000):
-            wire.send(b"G")
-            try:
-                closed = wire.socket.recv(1) == b""
-            except TimeoutError:
-                continue
-            except ConnectionResetError:
-                closed = True
-            break
-        assert closed
+        assert closes_on(wire, b"G")
 
 
 def test_the_second_head_of_a_connection_is_not_waited_for_either(impatient):
@@ -350,18 +353,7 @@ def test_a_body_that_creeps_is_not_waited_for(impatient):
     """A byte now and then is not standing still, and yet it would take for ever."""
     with Wire(impatient) as wire:
         wire.send(wire.head("POST", "/api/v1/projects", "Content-Length: 1000000"))
-        wire.socket.settimeout(0.05)
-        closed = False
-        for _ in range(1000):
-            wire.send(b" ")
-            try:
-                closed = wire.socket.recv(1) == b""
-            except TimeoutError:
-                continue
-            except ConnectionResetError:
-                closed = True
-            break
-        assert closed
+        assert closes_on(wire, b" ")
 
 
 def test_who_has_asked_before_may_be_silent_and_who_follows_may_wait(impatient):

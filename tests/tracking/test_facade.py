@@ -230,6 +230,14 @@ def test_tags_change_and_go(job):
     refused(job.post("/runs/delete-tag", run_id=job.id, key="a"), 404, "RESOURCE_DOES_NOT_EXIST")
 
 
+def test_a_name_that_nobody_can_see_leaves_the_one_it_had(job):
+    job.post("/runs/update", run_id=job.id, run_name="seen")
+    for name in (" ", "\u200b\x07"):
+        job.post("/runs/update", run_id=job.id, run_name=name)
+        job.post("/runs/set-tag", run_id=job.id, key="mlflow.runName", value=name)
+        assert run_of(job)["info"]["run_name"] == "seen"
+
+
 def test_what_a_run_has_read_and_made_is_told(job):
     given = [{"dataset": DATASET, "tags": [{"key": "mlflow.data.context", "value": "training"}]}]
     for _ in range(2):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from gradient_jupyter.api.mlflow.face import everywhere, who
 from gradient_jupyter.api.routes import Call, Right, Route, by_its_sink
 from gradient_jupyter.api.streams import FileAnswer
-from gradient_jupyter.control import run_files, tracking
+from gradient_jupyter.control import run_files
 from gradient_jupyter.control.run_files import Upload
 from gradient_jupyter.resources import mlflow as wire
 from gradient_jupyter.resources.errors import InvalidRequest
@@ -17,10 +17,10 @@ async def of_run(call: Call) -> wire.FilesAnswer:
     """Their paths count from the run's artifacts."""
     asked: wire.ListArtifacts = call.query
     directory = (asked.path or "").strip("/")
-    found = await tracking.get(*who(call), asked.run)
-    place = await run_files.place_of_run(*who(call), found.run.id, directory)
+    place = await run_files.place_of_run(*who(call), asked.run, directory)
+    assert place.run is not None, "it is the place of one"
     return wire.FilesAnswer(
-        root_uri=f"mlflow-artifacts:/{found.run.project_id}/{found.run.id}/artifacts",
+        root_uri=f"mlflow-artifacts:/{place.run.project_id}/{place.run.id}/artifacts",
         files=files(await run_files.entries(call.plane, place), directory),
     )
 

@@ -19,9 +19,9 @@ _MOST_POINTS = 2500
 
 async def history(call: Call) -> wire.MetricsAnswer:
     asked: wire.History = call.query
-    found = await tracking.get(*who(call), asked.run)
+    run = await tracking.run(*who(call), asked.run)
     limit = count(asked.max_results, _PAGE)
-    series = await _read(call, found.run, asked.metric_key, asked.page_token or None, limit)
+    series = await _read(call, run, asked.metric_key, asked.page_token or None, limit)
     if series is None:
         return wire.MetricsAnswer()
     return wire.MetricsAnswer(
@@ -37,8 +37,8 @@ async def bulk(call: Call) -> wire.MetricsAnswer:
     most = count(asked.max_results, 320, _MOST_POINTS)
     answer: list[wire.MetricAnswer] = []
     for run_id in ids(given, "runs", _MOST_RUNS):
-        found = await tracking.get(*who(call), run_id)
-        points = await _sampled(call, found.run, asked, most)
+        run = await tracking.run(*who(call), run_id)
+        points = await _sampled(call, run, asked, most)
         answer += [_shape(asked.metric_key, each, run_id) for each in points]
     return wire.MetricsAnswer(metrics=tuple(answer))
 
