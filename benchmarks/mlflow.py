@@ -25,7 +25,7 @@ ROUNDS = 5
 BATCHES = 300
 BATCH = 1000
 #: What limits the ratio.
-NO_OP = "the same client, a no-op server; the rest is one core's HTTP in tornado, and two threads' turns"
+NO_OP = "the same client, a no-op server; the rest is the store's thread, and who asks"
 
 STUB = """
 import http.server, socket, sys

@@ -1,11 +1,13 @@
-"""All routes, as one tornado application."""
+"""All routes, as one application for whatever speaks tornado's ``HTTPServerConnectionDelegate``."""
 
 from __future__ import annotations
 
+import asyncio
+import re
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
-from tornado import web
+from tornado import httputil
 
 from gradient_jupyter.api import (
     admin,
@@ -28,7 +30,7 @@ from gradient_jupyter.api import (
     tokens,
 )
 from gradient_jupyter.api.door import Door
-from gradient_jupyter.api.endpoint import Endpoint
+from gradient_jupyter.api.endpoint import Endpoint, Exchange, Resource
 from gradient_jupyter.api.routes import NATIVE, ROOT, Face, Host, Route
 from gradient_jupyter.control.plane import Plane
 
@@ -55,28 +57,44 @@ def all_routes() -> list[Route]:
     return found
 
 
-def application(plane: Plane, host: Host, door: Door) -> web.Application:
-    by_path: dict[str, list[Route]] = {}
-    for route in all_routes():
-        by_path.setdefault(route.pattern, []).append(route)
-    parts = {"plane": plane, "host": host, "door": door}
-    # A face's paths lie behind its prefix: none is looked for among those of another.
-    handlers: list[Any] = []
-    for face in FACES:
-        behind: list[Any] = [
-            (pattern, Endpoint, {**parts, "routes": routes, "face": face})
-            for pattern, routes in by_path.items()
-            if routes[0].face is face
-        ]
-        if face is ROOT:  # it has no prefix: nothing is its own but these very paths
-            handlers += behind
-            continue
-        if face is not NATIVE:
-            behind.append((f"{face.prefix}/.*", Endpoint, {**parts, "routes": (), "face": face}))
-        handlers.append((f"{face.prefix}/.*", behind))
-    return web.Application(
-        handlers,
-        default_handler_class=Endpoint,
-        default_handler_args={**parts, "routes": (), "face": NATIVE},
-        log_function=lambda handler: None,
-    )
+class Api(httputil.HTTPServerConnectionDelegate):
+    """Finds whose turn it is. What lies behind a face's prefix is looked for among that face's routes only;
+    an address without a placeholder is not looked for at all."""
+
+    def __init__(self, plane: Plane, host: Host, door: Door) -> None:
+        self.plane = plane
+        self.host = host
+        self.door = door
+        self.running: set[asyncio.Task[None]] = set()
+        """Requests that are being answered."""
+        by_path: dict[str, list[Route]] = {}
+        for route in all_routes():
+            by_path.setdefault(route.pattern, []).append(route)
+        self._fixed: dict[str, Resource] = {}
+        self._patterns: dict[Face, list[tuple[re.Pattern[str], Resource]]] = {face: [] for face in FACES}
+        for pattern, routes in by_path.items():
+            first = routes[0]
+            found = Resource(first.face, {route.method: route for route in routes})
+            if first.names:
+                self._patterns[first.face].append((re.compile(pattern), found))
+            else:
+                self._fixed[first.address] = found
+
+    def start_request(
+        self, server_conn: object, request_conn: httputil.HTTPConnection
+    ) -> httputil.HTTPMessageDelegate:
+        return Endpoint(self, cast("Exchange", request_conn))
+
+    def find(self, path: str) -> tuple[Resource, dict[str, str]]:
+        """What is at this address, and the placeholders' values as they stand there, percent-encoded."""
+        if (found := self._fixed.get(path)) is not None:
+            return found, {}
+        for face in FACES:
+            if face is not ROOT and not path.startswith(f"{face.prefix}/"):
+                continue
+            for pattern, found in self._patterns[face]:
+                if (match := pattern.fullmatch(path)) is not None:
+                    return found, match.groupdict()
+            if face is not ROOT:
+                return Resource(face, {}), {}
+        return Resource(NATIVE, {}), {}

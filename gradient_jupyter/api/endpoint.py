@@ -1,4 +1,4 @@
-"""The dispatcher: the one tornado handler every request goes through.
+"""The dispatcher: the one way every request goes.
 
 In this order, and before anything else is looked at: the Host names us, the Origin is ours, the token is
 known (``door``), the route exists, the token allows it, the body is small enough. Then values are decoded by
@@ -13,14 +13,17 @@ import errno
 import logging
 import re
 import time
-from collections.abc import Sequence
-from dataclasses import replace
-from functools import cache
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from typing import Any, Protocol
+from urllib.parse import unquote, unquote_to_bytes
 
 import msgspec
 from sqlalchemy import Connection
-from tornado import httputil, iostream, web
+from tornado import httputil
+from tornado.escape import parse_qs_bytes
+from tornado.iostream import StreamClosedError
 
 from gradient_jupyter.api.door import Door, bearer, check_right
 from gradient_jupyter.api.meter import NO_ROUTE
@@ -66,102 +69,207 @@ _HEADERS = (
 _CHANGING = frozenset({Right.WRITE, Right.ACCESS})
 
 
-@web.stream_request_body
-class Endpoint(web.RequestHandler):
-    """One request to one path. ``routes`` are that path's, one per method; none: the path is unknown."""
+class Exchange(Protocol):
+    """One request and its answer, on a connection."""
 
-    SUPPORTED_METHODS = _METHODS
-
-    def initialize(self, plane: Plane, host: Host, door: Door, routes: Sequence[Route], face: Face) -> None:
-        self.plane = plane
-        self.host = host
-        self.door = door
-        self.face = face
-        self.routes = {route.method: route for route in routes}
-        self._chunks: list[bytes] = []
-        self._size = 0
-        self._drained = 0
-        self._sink: Sink | None = None
-        self._running: asyncio.Task[None] | None = None
-        self._refused: Exception | None = None
-        self._began_s = time.monotonic()
-        self._streamed = False
-        self._over = False
-        # Until somebody is known: where it comes from. (tornado asks for the id before it calls us.)
-        self._asking = Asking(request_id=self.request_id, address=self.request.remote_ip or "")
+    context: Any
+    """Its ``remote_ip`` is where the request comes from."""
 
     @property
-    def request_id(self) -> str:
-        """Ours, or the caller's own."""
-        known: str | None = getattr(self, "_request_id", None)
-        if known is None:
-            given = self.request.headers.get("X-Request-Id", "")
-            known = given if _REQUEST_ID.fullmatch(given) else new_id("rq")
-            self._request_id = known
-        return known
-
+    def closed(self) -> bool: ...
     @property
-    def template(self) -> str:
-        """The address as the document shows it: a real one may hold what is not for a log."""
+    def writing(self) -> bool: ...
+    def answer(self, status: int, headers: Iterable[tuple[str, str]], body: bytes = b"") -> None: ...
+    def write_headers(
+        self,
+        start_line: httputil.ResponseStartLine,
+        headers: httputil.HTTPHeaders,
+        chunk: bytes | None = None,
+    ) -> Awaitable[None]: ...
+    def write(self, chunk: bytes) -> Awaitable[None]: ...
+    def finish(self) -> None: ...
+    def set_close_callback(self, callback: Callable[[], None] | None) -> None: ...
+    def cut(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Resource:
+    """What is at an address: its routes by their methods; none: nothing is."""
+
+    face: Face
+    routes: dict[str, Route]
+
+    @cached_property
+    def address(self) -> str:
+        """As the document shows it: a real one may hold what is not for a log."""
         return next((route.address for route in self.routes.values()), NO_ROUTE)
 
-    # What tornado calls, in its order: prepare, data_received for each piece of the body, the method.
 
-    async def prepare(self) -> None:
+class Addresses(Protocol):
+    """What all requests have in common."""
+
+    plane: Plane
+    host: Host
+    door: Door
+    running: set[asyncio.Task[None]]
+
+    def find(self, path: str) -> tuple[Resource, dict[str, str]]: ...
+
+
+class Endpoint(httputil.HTTPMessageDelegate):
+    """One request. What the connection tells comes first; one task then does everything in its order."""
+
+    def __init__(self, api: Addresses, exchange: Exchange) -> None:
+        self.plane = api.plane
+        self.host = api.host
+        self._api = api
+        self._exchange = exchange
+        self._began_s = time.monotonic()
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._whole = False
+        self._more: asyncio.Future[None] | None = None
+        """The task waits here for the end of the body."""
+        self._admitted: asyncio.Future[None] | None = None
+        """And the connection here until it is known whether the body is wanted."""
+        self._admission_over = False
+        self._sink: Sink | None = None
+        self._refused: Exception | None = None
+        self._running: asyncio.Task[None] | None = None
+        """What is of no use once the caller has gone."""
+        self._status = 0
+        self._streamed = False
+        self._over = False
+
+    # What the connection tells: the head, each piece of the body, its end; or that the caller has gone.
+
+    def headers_received(
+        self,
+        start_line: httputil.RequestStartLine | httputil.ResponseStartLine,
+        headers: httputil.HTTPHeaders,
+    ) -> Awaitable[None] | None:
+        assert isinstance(start_line, httputil.RequestStartLine)
+        self.method = start_line.method
+        self.path, _, self._parameters = start_line.path.partition("?")
+        self.headers = headers
+        given = headers.get("X-Request-Id")
+        self.request_id = given if given and _REQUEST_ID.fullmatch(given) else new_id("rq")
+        # Until somebody is known: where it comes from.
+        self._asking = Asking(request_id=self.request_id, address=self._exchange.context.remote_ip or "")
+        self._found, self._placeholders = self._api.find(self.path)
+        self.face = self._found.face
+        self._exchange.set_close_callback(self.on_connection_close)
         if self.face is not ROOT:
             self.host.touch()  # whoever only looks whether the server is there does not need it
-        context.enter(self._asking)
-        try:
-            self._route, self._call = await self._admit()
-            self._refuse_large(_declared(self.request.headers))
-            if self._route.sink is not None:
-                # The sink sets its own, larger limits while it reads.
-                self.request.connection.set_max_body_size(1 << 60)  # type: ignore[union-attr]
-                self._sink = self._route.sink(self._call)
-        except Exception as error:
-            self._refused = error
-            if _declared(self.request.headers) > _DRAIN:
-                self._refuse_early(error)
-        finally:
-            self._tell("head_read")
+        loop = asyncio.get_running_loop()
+        self._task = loop.create_task(self._serve())
+        self._api.running.add(self._task)
+        self._task.add_done_callback(self._api.running.discard)
+        if "Expect" in headers:
+            self._admitted = loop.create_future()
+        return self._admitted
 
-    async def data_received(self, chunk: bytes) -> None:
-        began_s = time.monotonic()
-        try:
-            await self._take(chunk)
-        finally:
-            self._tell("piece_read", len(chunk), time.monotonic() - began_s)
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        self.host.touch()
+        self._size += len(chunk)
+        if self._sink is None and self._admission_over:
+            self._collect(chunk)
+            return None
+        route = self._found.routes.get(self.method)
+        if route is not None and route.sink is None and self._size <= route.limit:
+            self._chunks.append(chunk)
+            return None
+        return self._take(chunk)
+
+    def finish(self) -> None:
+        self._whole = True
+        if self._more is not None and not self._more.done():
+            self._more.set_result(None)
+
+    def on_connection_close(self) -> None:
+        self._end(self._status or 499)  # as nginx says that the caller went
+        if self._sink is not None:
+            sink, self._sink = self._sink, None
+            self._ending = asyncio.ensure_future(self._cut(sink))
+        if not self._whole:
+            self._task.cancel()
+        elif self._running is not None:
+            self._running.cancel()
+
+    def _collect(self, chunk: bytes) -> None:
+        """A piece of a body that is kept until it is whole, or of one that nobody wants."""
+        if self._refused is None:
+            try:
+                self._refuse_large(self._size)
+                self._chunks.append(chunk)
+                return
+            except GradientError as error:
+                self._refused = error
+        self._chunks.clear()
+        if self._size > _DRAIN and not self._status:
+            self._refuse_early(self._refused)
 
     async def _take(self, chunk: bytes) -> None:
-        self.host.touch()
+        """A piece whose sender has to wait."""
         context.enter(self._asking)
-        if self._finished:
-            return  # refused already; tornado closes the connection after the answer
-        if self._refused is not None:
-            self._drained += len(chunk)
-            if self._drained > _DRAIN:
-                self._refuse_early(self._refused)
+        if not self._admission_over:
+            if self._admitted is None:
+                self._admitted = asyncio.get_running_loop().create_future()
+            await self._admitted
+            context.enter(self._asking)
+        if self._sink is None:
+            self._collect(chunk)
             return
         try:
-            if self._sink is not None:
-                await self._sink.feed(chunk)
-                return
-            self._size += len(chunk)
-            self._refuse_large(self._size)
-            self._chunks.append(chunk)
+            await self._sink.feed(chunk)
         except Exception as error:
             self._refused = error
+            self._size = 0  # so much of the rest is still read
             if self._sink is not None:
                 sink, self._sink = self._sink, None
                 await sink.abort()
 
-    async def _dispatch(self, **_: str) -> None:
-        self._tell("body_read")
-        if self._finished:
-            return
+    async def _cut(self, sink: Sink) -> None:
+        try:
+            await sink.cut()
+        except Exception:
+            # Nobody is left to tell. The sender will find that it has to send again.
+            log.warning("%s: what had come of a cut upload is not kept", self._found.address, exc_info=True)
+
+    # The task.
+
+    async def _serve(self) -> None:
+        try:
+            await self._in_order()
+        except Exception:
+            log.exception("%s: %s %s", self.request_id, self.method, self._found.address)
+            self._exchange.cut()
+
+    async def _in_order(self) -> None:
+        context.enter(self._asking)
+        try:
+            self._route, self._call = await self._admit()
+            self._refuse_large(_declared(self.headers))
+            if self._route.sink is not None:
+                self._sink = self._route.sink(self._call)
+        except Exception as error:
+            self._refused = error
+        self._admission_over = True
+        if self._refused is not None and _declared(self.headers) > _DRAIN:
+            self._refuse_early(self._refused)
+        if self._admitted is not None and not self._admitted.done():
+            self._admitted.set_result(None)
+        if not self._whole and not self._status:
+            self._more = asyncio.get_running_loop().create_future()
+            await self._more
+        if self._status:
+            return  # it was refused before its end
         if self._refused is not None:
             self._refuse(self._refused)
-            return
+        else:
+            await self._dispatch()
+
+    async def _dispatch(self) -> None:
         try:
             if self._sink is not None:
                 sink, self._sink = self._sink, None
@@ -173,42 +281,16 @@ class Endpoint(web.RequestHandler):
             else:
                 self._call.body = self._decode(b"".join(self._chunks))
                 if self._route.ends_with_caller:
-                    self._running = asyncio.current_task()
+                    self._running = self._task
                 result = await self._route.handle(self._call)
             await self._answer(result)
-        except iostream.StreamClosedError:
+        except StreamClosedError:
             pass  # the reader went away; there is nobody left to tell
         except asyncio.CancelledError:
-            if not self.request.connection.stream.closed():  # type: ignore[union-attr]
+            if not self._exchange.closed:
                 raise
         except Exception as error:
             self._refuse(error)
-
-    get = head = post = delete = patch = put = options = _dispatch
-
-    def on_finish(self) -> None:
-        self._end(self.get_status())
-
-    def on_connection_close(self) -> None:
-        self._end(self.get_status() if self._headers_written else 499)  # as nginx says that the caller went
-        if self._sink is not None:
-            sink, self._sink = self._sink, None
-            self._ending = asyncio.ensure_future(self._cut(sink))
-        if self._running is not None:
-            self._running.cancel()
-
-    async def _cut(self, sink: Sink) -> None:
-        try:
-            await sink.cut()
-        except Exception:
-            # Nobody is left to tell. The sender will find that it has to send again.
-            log.warning("%s: what had come of a cut upload is not kept", self.template, exc_info=True)
-
-    def _tell(self, what: str, *values: float) -> None:
-        """Tells the connection's stream how far the request is, where it wants to know."""
-        stream = getattr(self.request.connection, "stream", None)
-        if (told := getattr(stream, what, None)) is not None:
-            told(*values)
 
     def _end(self, status: int) -> None:
         """The request is over: it is counted and, by its template, told."""
@@ -216,68 +298,41 @@ class Endpoint(web.RequestHandler):
             return
         self._over = True
         self.host.watch.end(self)
-        self._tell("request_over")
         took_s = time.monotonic() - self._began_s
-        method = self.request.method if self.request.method in _METHODS else "(other)"
-        self.host.meter.request(method, self.template, status, took_s, streamed=self._streamed)
-        route = self.routes.get(method)
+        method = self.method if self.method in _METHODS else "(other)"
+        self.host.meter.request(method, self._found.address, status, took_s, streamed=self._streamed)
+        route = self._found.routes.get(method)
         if route is not None and not route.told and status < 400:
             return
         requests.info(
-            "%s %s %d %.1f ms", method, self.template, status, took_s * 1000,
+            "%s %s %d %.1f ms", method, self._found.address, status, took_s * 1000,
             extra={
-                "method": method, "route": self.template, "status": status,
+                "method": method, "route": self._found.address, "status": status,
                 "duration_ms": round(took_s * 1000, 3), "asking": self._asking,
             },
         )  # fmt: skip
 
-    def compute_etag(self) -> None:
-        """Hashing every answer to save none of them is not worth it; artifacts have their own."""
-        return
-
-    def set_default_headers(self) -> None:
-        # Not by ``set_header``, which looks through each value for what no header may hold.
-        del self._headers["Server"]
-        for name, value in _HEADERS:
-            self._headers[name] = value
-        self._headers["X-Request-Id"] = self.request_id
-
-    def log_exception(self, *args: Any) -> None:
-        """What concerns us was logged by ``_refuse``; the rest is a caller's malformed HTTP."""
-
-    def write_error(self, status_code: int, **kwargs: Any) -> None:
-        """tornado's own refusals (undecodable paths, unknown methods) in our shape."""
-        error: GradientError = InvalidRequest("The request is not valid HTTP.", code="bad-http")
-        if status_code == 405:
-            error = NotAllowed("This method does not exist here.")
-        elif status_code >= 500:
-            error = ServerError(f"Something went wrong in the server; it is logged as {self.request_id}.")
-        # tornado refuses before it reads the request, and then closes the connection.
-        self.set_header("Connection", "close")
-        self._write_refusal(error, status_code)
-
     # The steps.
 
     async def _admit(self) -> tuple[Route, Call]:
-        headers = self.request.headers
-        self.door.check_host(headers)
-        route = self.routes.get(self.request.method or "")
+        headers, routes = self.headers, self._found.routes
+        self._api.door.check_host(headers)
+        route = routes.get(self.method)
         if route is not None and route.right is Right.PUBLIC:
             principal = Principal(user_id="", name="anonymous")
         else:
             principal = await self._recognise()
-        if not self.routes:
-            raise self.face.unknown(self.request.path)
+        if not routes:
+            raise self.face.unknown(self.path)
         if route is None:
             raise NotAllowed(
-                f"{self.request.method} does not exist here.",
-                next=f"Here are: {', '.join(sorted(self.routes))}.",
+                f"{self.method} does not exist here.", next=f"Here are: {', '.join(sorted(routes))}."
             )
         if principal.attempt is None and route.right is not Right.PUBLIC:
             check_right(principal, route.right)
         if route.method != "GET" and route.right in _CHANGING and self.plane.read_only:
             raise refusal(self.plane.read_only)
-        path = {name: self.path_kwargs[name] for name in route.names}
+        path = self._values()
         if principal.attempt is not None and not (
             route.inside is Inside.HANDLER
             or (route.inside is Inside.ITS_JOB and path.get("job_id") == principal.attempt[0])
@@ -323,14 +378,23 @@ class Endpoint(web.RequestHandler):
         """Whom the token stands for. It comes in a header, but for the one face whose callers know addresses
         only."""
         if self.face.token_in:
-            token = self.path_kwargs.get(self.face.token_in) or ""
+            token = self._values().get(self.face.token_in, "")
             return await attempts.principal(self.plane, token, tokens.PUSH_PREFIX)
-        return await self.door.principal(self.plane, bearer(self.request.headers))
+        return await self._api.door.principal(self.plane, bearer(self.headers))
+
+    def _values(self) -> dict[str, str]:
+        """What stands for the placeholders."""
+        if not self._placeholders:
+            return {}
+        try:
+            return {name: unquote_to_bytes(text).decode() for name, text in self._placeholders.items()}
+        except UnicodeDecodeError:
+            raise InvalidRequest("The address is not valid UTF-8.", code="bad-http") from None
 
     def _ask_as(self, *, user_id: str, token_id: str, attempt: str = "") -> None:
         self._asking = Asking(
             request_id=self.request_id, address=self._asking.address, user_id=user_id, token_id=token_id,
-            attempt=attempt, job_id=self.path_kwargs.get("job_id") or "",
+            attempt=attempt, job_id=unquote(self._placeholders.get("job_id", "")),
         )  # fmt: skip
         context.enter(self._asking)
 
@@ -354,10 +418,10 @@ class Endpoint(web.RequestHandler):
         await self.plane.database.read(look)
 
     def _cut_off(self) -> None:
-        self.request.connection.stream.close()  # type: ignore[union-attr]
+        self._exchange.cut()
 
     def _query(self, route: Route) -> Any:
-        given = dict(self.request.query_arguments)
+        given = parse_qs_bytes(self._parameters, keep_blank_values=True) if self._parameters else {}
         lenient = route.face.lenient
         if route.query is None:
             if given and not lenient:
@@ -413,50 +477,69 @@ class Endpoint(web.RequestHandler):
             answer: Answer = result
             # Only what is written to a reader ends with the reader; what changes something is finished.
             self._streamed = self._route.media == "text/event-stream"
-            self._running = asyncio.current_task()
-            await answer.write(_Wire(self))
-            await self.finish()
-            return
-        self.set_status(self._route.status)
-        if self._route.status == 204:
-            await self.finish()
-            return
-        self.set_header("Content-Type", "application/json")
-        await self.finish(msgspec.json.encode(result))
+            self._running = self._task
+            await answer.write(self)
+            self._exchange.finish()
+            self._end(self._status)
+        elif self._route.status == 204:
+            self._send(204, b"")
+        else:
+            self._send(self._route.status, msgspec.json.encode(result))
+
+    def _send(
+        self, status: int, body: bytes, media: str = "application/json", *more: tuple[str, str]
+    ) -> None:
+        """A whole answer."""
+        self._status = status
+        own = (("X-Request-Id", self.request_id), ("Content-Type", media))
+        self._exchange.answer(status, (*_HEADERS, *own, *more), body)
+        self._end(status)
 
     def _refuse_early(self, error: Exception) -> None:
-        """Answers before the whole request is read. That costs the connection, so it is said, and a small
-        body is read to its end instead."""
-        self.set_header("Connection", "close")
+        """Answers before the whole request is read. That costs the connection, so a small body is read to its
+        end instead."""
         self._refuse(error)
+        self.finish()  # the task does not wait for the rest
 
     def _refuse(self, error: Exception) -> None:
         if isinstance(error, OSError):
             error = _of_the_system(error)
         if not isinstance(error, GradientError):
-            log.error("%s: %s %s", self.request_id, self.request.method, self.template, exc_info=error)
+            log.error("%s: %s %s", self.request_id, self.method, self._found.address, exc_info=error)
             error = ServerError(
                 f"Something went wrong in the server; it is logged as {self.request_id}.",
                 next="Report it with the lines of the server's log that bear this id.",
             )
         elif error.status >= 500:
-            log.warning("%s: %s %s: %s", self.request_id, self.request.method, self.template, error)
-        if self._headers_written:
+            log.warning("%s: %s %s: %s", self.request_id, self.method, self._found.address, error)
+        if self._status:
             # Half an answer is out: cutting the connection is the only honest way to say so.
-            self.request.connection.stream.close()  # type: ignore[union-attr]
+            self._exchange.cut()
             return
-        if not self._finished:
-            self._write_refusal(error, error.status)
-
-    def _write_refusal(self, error: GradientError, status: int) -> None:
-        self.set_status(status)
-        self.set_header("Content-Type", self.face.media)
-        if status == 401:
-            self.set_header("WWW-Authenticate", "Bearer")
-        if status == 405:
-            self.set_header("Allow", ", ".join(sorted(self.routes)) or "GET")
+        more = []
+        if error.status == 401:
+            more.append(("WWW-Authenticate", "Bearer"))
+        if error.status == 405:
+            more.append(("Allow", ", ".join(sorted(self._found.routes)) or "GET"))
         body = self.face.refusal(error)
-        self.finish(body if isinstance(body, bytes) else msgspec.json.encode(body))
+        encoded = body if isinstance(body, bytes) else msgspec.json.encode(body)
+        self._send(error.status, encoded, self.face.media, *more)
+
+    # ``routes.Connection``, for answers that write themselves: each ``send`` waits until the reader has taken
+    # it. Whoever takes something in needs the server, however long the answer takes.
+
+    async def begin(self, status: int, headers: dict[str, str]) -> None:
+        self._status = status
+        lines = httputil.HTTPHeaders({**dict(_HEADERS), "X-Request-Id": self.request_id, **headers})
+        await self._exchange.write_headers(httputil.ResponseStartLine("", status, ""), lines)
+
+    async def send(self, data: bytes) -> None:
+        await self._exchange.write(data)
+        self.host.touch()
+
+    def remind(self, data: bytes) -> None:
+        if not self._exchange.writing:
+            self._exchange.write(data)
 
 
 @cache
@@ -494,29 +577,3 @@ def _declared(headers: httputil.HTTPHeaders) -> int:
     if not (text.isascii() and text.isdecimal()):
         return 0
     return int(text) if len(text) < 19 else 1 << 62
-
-
-class _Wire:
-    """``routes.Connection`` over a handler: each ``send`` waits until the reader has taken it.
-
-    Whoever takes something in needs the server, however long the answer takes.
-    """
-
-    def __init__(self, handler: Endpoint) -> None:
-        self._handler = handler
-
-    async def begin(self, status: int, headers: dict[str, str]) -> None:
-        self._handler.set_status(status)
-        for name, value in headers.items():
-            self._handler.set_header(name, value)
-        await self._handler.flush()
-
-    async def send(self, data: bytes) -> None:
-        self._handler.write(data)
-        await self._handler.flush()
-        self._handler.host.touch()
-
-    def remind(self, data: bytes) -> None:
-        if not self._handler.request.connection.stream.writing():  # type: ignore[union-attr]
-            self._handler.write(data)
-            self._handler.flush()

@@ -167,12 +167,12 @@ class Points:
     # The writer's thread.
 
     def _write_loop(self) -> None:
-        synced = time.monotonic()
+        kept = time.monotonic()
         while True:
             group: list[_Write] = []
             closing: list[_Close] = []
             last = False
-            timeout = _IDLE_S if not self._dirty else max(0.0, synced + _SYNC_S - time.monotonic())
+            timeout = _IDLE_S if not self._dirty else max(0.0, kept + _SYNC_S - time.monotonic())
             try:
                 item = self._waiting.get(timeout=timeout) if self._files else self._waiting.get()
                 while True:
@@ -193,10 +193,11 @@ class Points:
                 self._release(each.directory)
                 self._tell([(each.done, None)])
             now = time.monotonic()
-            if self._dirty and (last or now >= synced + _SYNC_S):
-                self._sync()
-                synced = now
-            self._close_idle(now, everything=last)
+            if last or now >= kept + _SYNC_S:  # not with each point: whoever sent it waits for this thread
+                kept = now
+                if self._dirty:
+                    self._sync()
+                self._close_idle(now, everything=last)
             if last:
                 return
 

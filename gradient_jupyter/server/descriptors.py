@@ -9,13 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import resource
-from typing import Any
-
-import msgspec
-from tornado.httpserver import HTTPServer
-from tornado.iostream import IOStream
-
-from gradient_jupyter.resources.errors import ErrorAnswer, ServerUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -56,38 +49,3 @@ def connections() -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = _MOST if soft == resource.RLIM_INFINITY else min(soft, _MOST)
     return most - min(_OWN, most // 2)
-
-
-class BoundedServer(HTTPServer):
-    """Tells one connection too many to come back later, and closes it."""
-
-    def initialize(self, *args: Any, **more: Any) -> None:
-        super().initialize(*args, **more)
-        self._full = False
-
-    def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
-        most = connections()
-        if len(self._connections) < most:
-            self._full = False
-            super().handle_stream(stream, address)
-            return
-        if not self._full:
-            self._full = True
-            log.warning("there are %d connections, and that is all this system allows", most)
-        # What was not read of a request may keep the answer from arriving; the end of the connection does.
-        stream.write(_refusal())
-        stream.close()
-
-
-def _refusal() -> bytes:
-    error = ServerUnavailable(
-        "The server has as many connections as this system allows.",
-        next="Close some of those that follow jobs, or raise the limit of open files (ulimit -n).",
-        code="too-many-connections",
-    )
-    body = msgspec.json.encode(ErrorAnswer(error=error.body()))
-    head = (
-        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\n"
-        f"Retry-After: 5\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body

@@ -3,8 +3,8 @@
 A head has to be whole, and a connection that has asked nothing yet has to ask, within ``head_s``. A body has
 to move: at most ``body_s`` may pass without a byte of it, and on the whole it comes at no less than
 ``SLOWEST`` bytes a second after the first ``body_s``. Only waiting for the sender counts, never the time our
-own disk takes. Who has asked before may stay silent: a notebook keeps its client for days. Who reads slowly
-may do so.
+own disk takes. Who has asked before may stay silent for an hour: a notebook keeps its client. Who reads
+slowly may do so.
 """
 
 from __future__ import annotations
@@ -12,101 +12,103 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import Any
-
-from tornado.iostream import IOStream
+from collections.abc import Collection
+from typing import Protocol
 
 log = logging.getLogger(__name__)
 
 SLOWEST = 1024
+_SILENT_S = 3600.0
 
 
-class PatientStream(IOStream):
-    """Knows when it was last heard, and what is being waited for."""
+class Waiting:
+    """What one connection waits for from its sender, and since when."""
 
-    def __init__(self, *args: Any, **more: Any) -> None:
-        super().__init__(*args, **more)
+    __slots__ = ("_body_s", "_head_s", "_heard_s", "_paused_s", "_received")
+
+    def __init__(self) -> None:
         self._heard_s = time.monotonic()
-        self._since_s: float | None = self._heard_s
+        self._head_s: float | None = self._heard_s
         """Since when a head is waited for; None: nothing is, or only out of courtesy."""
-        self._body: tuple[float, float] | None = None
-        """While a body comes: when that began, and since when its next piece is waited for."""
+        self._body_s: float | None = None
+        """Since when a body comes."""
         self._received = 0
-        self._working_s = 0.0
-        self._asked = False
-        self._nodelay = False
+        self._paused_s: float | None = None
+        """Since when we do not read."""
 
-    def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
-        size = super().read_from_fd(buf)
-        if size:
-            self._heard_s = time.monotonic()
-            if self._asked and self._since_s is None and self._body is None:
-                self._since_s = self._heard_s  # the first bytes of the next head
-        return size
+    def heard(self) -> None:
+        self._heard_s = time.monotonic()
 
-    def set_nodelay(self, value: bool) -> None:
-        """On, once and for all. tornado turns it on and off with every request; we write in whole pieces."""
-        if value and not self._nodelay:
-            self._nodelay = True
-            super().set_nodelay(True)
+    def head_begins(self) -> None:
+        if self._head_s is None:
+            self._head_s = self._heard_s
 
-    def head_read(self) -> None:
-        """A request's head is whole, and known to be let in or not; its body follows."""
-        now = time.monotonic()
-        self._asked, self._since_s = True, None
-        self._body, self._received, self._working_s = (now, now), 0, 0.0
+    def body_begins(self) -> None:
+        """The head is whole."""
+        self._head_s, self._body_s, self._received = None, self._heard_s, 0
 
-    def piece_read(self, size: int, worked_s: float) -> None:
-        """So much of the body came, and we took so long over it."""
-        if self._body is not None:
-            self._received += size
-            self._working_s += worked_s
-            self._body = self._body[0], time.monotonic()
+    def body_moves(self, size: int) -> None:
+        self._received += size
 
-    def body_read(self) -> None:
-        """All of it is there; now it is our turn."""
-        self._body = None
+    def body_ends(self) -> None:
+        self._head_s = self._body_s = None
 
-    def request_over(self) -> None:
-        self._body = self._since_s = None
+    def pauses(self) -> None:
+        self._paused_s = time.monotonic()
 
-    def overdue(self, now: float, head_s: float, body_s: float) -> str:
-        """Why it is to be closed; empty: it is not."""
-        if self._body is not None:
-            began, waiting = self._body
-            if now - max(waiting, self._heard_s) > body_s:
+    def resumes(self) -> None:
+        """What passed since it paused was our time."""
+        self._heard_s = time.monotonic()
+        passed_s = self._heard_s - (self._paused_s or self._heard_s)
+        self._paused_s = None
+        if self._body_s is not None:
+            self._body_s += passed_s
+        if self._head_s is not None:
+            self._head_s += passed_s
+
+    def overdue(self, now: float, head_s: float, body_s: float, idle: bool) -> str:
+        """Why it is to be closed; empty: it is not. ``idle``: nothing is asked."""
+        if self._paused_s is not None:
+            return ""
+        if self._body_s is not None:
+            if now - self._heard_s > body_s:
                 return "its body does not move"
-            spent = now - began - self._working_s
+            spent = now - self._body_s
             if spent > body_s and self._received < (spent - body_s) * SLOWEST:
                 return "its body comes too slowly"
-        elif self._since_s is not None and now - self._since_s > head_s:
-            return "its head is not whole" if self._asked else "it never asked anything"
+        elif self._head_s is not None:
+            if now - self._head_s > head_s:
+                return "its head is not whole"
+        elif idle and now - self._heard_s > _SILENT_S:
+            return "it was silent for an hour"
         return ""
 
 
-class Patience:
-    """Looks through the open streams now and then. Of one event loop."""
+class Patient(Protocol):
+    waiting: Waiting
 
-    def __init__(self, head_s: float, body_s: float) -> None:
+    @property
+    def idle(self) -> bool: ...
+    def cut(self) -> None: ...
+
+
+class Patience:
+    """Looks through the open connections now and then. Of one event loop."""
+
+    def __init__(self, connections: Collection[Patient], head_s: float, body_s: float) -> None:
+        self._connections = connections
         self._head_s = head_s
         self._body_s = body_s
         self._every_s = max(0.1, min(5.0, head_s / 4, body_s / 4))
-        self._streams: set[PatientStream] = set()
         self._timer = asyncio.get_running_loop().call_later(self._every_s, self._look)
 
     def close(self) -> None:
         self._timer.cancel()
 
-    def add(self, stream: PatientStream) -> None:
-        self._streams.add(stream)
-
     def _look(self) -> None:
         now = time.monotonic()
-        for stream in list(self._streams):
-            if stream.closed():
-                self._streams.discard(stream)
-            elif why := stream.overdue(now, self._head_s, self._body_s):
+        for each in list(self._connections):
+            if why := each.waiting.overdue(now, self._head_s, self._body_s, each.idle):
                 log.debug("a connection is closed: %s", why)
-                self._streams.discard(stream)
-                stream.close()
+                each.cut()
         self._timer = asyncio.get_running_loop().call_later(self._every_s, self._look)

@@ -23,13 +23,12 @@ from typing import Any, Literal, cast, get_args
 import msgspec
 import traitlets
 from sqlalchemy import Connection
-from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from traitlets.config import Application
 
 from gradient_jupyter import __version__
 from gradient_jupyter.api import routes
-from gradient_jupyter.api.app import application
+from gradient_jupyter.api.app import Api
 from gradient_jupyter.api.door import Door
 from gradient_jupyter.api.health import Readiness
 from gradient_jupyter.api.meter import Meter
@@ -397,19 +396,14 @@ class Solo:
             pid=os.getpid(),
             data=str(layout.root),
         )
-        server: HTTPServer | None = None
         listener: Listener | None = None
-        patience = Patience(program.header_timeout_s, program.body_timeout_s)
+        patience: Patience | None = None
         try:
             hosts = frozenset(f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]"))
             everything = Principal(user_id=user.id, name=user.name, scopes=frozenset(Scope))
             door = Door(self.token, everything, hosts)
-            # Our own limits answer in our own words, so tornado's must not come first.
-            server = descriptors.BoundedServer(
-                application(plane, self, door), max_body_size=1 << 60, max_header_size=64 * 1024,
-                idle_connection_timeout=3600, chunk_size=256 * 1024,
-            )  # fmt: skip
-            listener = Listener(server, sockets, patience)
+            listener = Listener(Api(plane, self, door), sockets)
+            patience = Patience(listener.connections, program.header_timeout_s, program.body_timeout_s)
             self._watch.start()
             self._meter.start()
             claimed.publish(runtime_path, runtime)
@@ -421,14 +415,12 @@ class Solo:
             await self._until_done(plane)
         finally:
             claimed.withdraw(runtime_path, runtime)
-            patience.close()
+            if patience is not None:
+                patience.close()
             self._meter.close()
             await self._watch.close()
             if listener is not None:
-                listener.close()
-            if server is not None:
-                # Streams end now, without their `end`: clients come back to the next server.
-                await server.close_all_connections()
+                await listener.close()
             await plane.close()
             log.info("stopped; jobs that run go on")
 

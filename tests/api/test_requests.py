@@ -234,7 +234,7 @@ def test_an_origin_that_is_no_address_is_a_foreign_one(solo, origin):
     assert answer.json()["error"]["code"] == "foreign-origin"
 
 
-@pytest.mark.parametrize(("length", "status"), [("abc", 400), ("2, 3", 400), ("-1", 400), ("9" * 5000, 413)])
+@pytest.mark.parametrize(("length", "status"), [("abc", 400), ("2, 3", 400), ("-1", 400), ("9" * 5000, 400)])
 def test_a_length_that_is_none_is_the_callers_mistake(solo, length, status):
     host = solo.runtime.url.removeprefix("http://")
     with socket.create_connection(host.split(":"), PATIENCE_S) as wire:
@@ -259,7 +259,7 @@ def test_a_name_does_not_end_in_a_line_break(solo):
         ("/jobs/%FF", b"x"),
     ],
 )
-def test_a_refusal_leaves_the_connection_usable_or_says_that_it_is_closed(solo, path, body):
+def test_a_refusal_leaves_the_connection_usable(solo, path, body):
     """A client that keeps its connection must not send its next request into a closed one."""
     connection = http.client.HTTPConnection(solo.runtime.url.removeprefix("http://"), timeout=60)
     headers = {"Authorization": f"Bearer {solo.runtime.token}"}
@@ -268,7 +268,7 @@ def test_a_refusal_leaves_the_connection_usable_or_says_that_it_is_closed(solo, 
         answer = connection.getresponse()
         answer.read()
         assert answer.status in (400, 404, 405)
-        assert answer.will_close == (path == "/jobs/%FF")
+        assert not answer.will_close
         connection.request("GET", "/api/v1/server", headers=headers)
         assert connection.getresponse().read()
     connection.close()
