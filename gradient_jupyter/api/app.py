@@ -30,8 +30,8 @@ from gradient_jupyter.api import (
     tokens,
 )
 from gradient_jupyter.api.door import Door
-from gradient_jupyter.api.endpoint import Endpoint, Exchange, Resource
-from gradient_jupyter.api.routes import NATIVE, ROOT, Face, Host, Route
+from gradient_jupyter.api.endpoint import Endpoint, Exchange
+from gradient_jupyter.api.routes import NATIVE, ROOT, Face, Host, Resource, Route
 from gradient_jupyter.control.plane import Plane
 
 #: Every dialect that is spoken here. What lies under a prefix and is no route is refused in its words.

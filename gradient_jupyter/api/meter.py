@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 #: Upper bounds of the histogram of latencies, seconds.
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
 _LAG_EVERY_S = 5.0
-NO_ROUTE = "(none)"
 
 
 class Now(msgspec.Struct, frozen=True, kw_only=True):

@@ -23,6 +23,8 @@ from gradient_jupyter.resources.server import API
 #: Enough for a manifest of 200,000 entries; every other body is far smaller.
 MANIFEST_BODY = 64 * 2**20
 JSON_BODY = 1 * 2**20
+#: What stands in figures and logs for an address that is none.
+NO_ROUTE = "(none)"
 
 
 class Right(enum.StrEnum):
@@ -218,6 +220,19 @@ class Route:
     @cached_property
     def names(self) -> list[str]:
         return re.findall(r"\{(\w+)(?:\.\.\.)?\}", self.path)
+
+
+@dataclass(frozen=True)
+class Resource:
+    """What is at an address: its routes by their methods; none: nothing is."""
+
+    face: Face
+    routes: dict[str, Route]
+
+    @cached_property
+    def address(self) -> str:
+        """As the document shows it: a real one may hold what is not for a log."""
+        return next((route.address for route in self.routes.values()), NO_ROUTE)
 
 
 async def by_its_sink(call: Call) -> Any:

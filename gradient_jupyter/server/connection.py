@@ -213,6 +213,8 @@ class Connection(asyncio.BufferedProtocol):
     def on_headers_complete(self) -> None:
         headers, version = self._headers, f"HTTP/{self._parser.get_http_version()}"
         encodings = headers.get_list("Transfer-Encoding")
+        if version not in ("HTTP/1.1", "HTTP/1.0"):
+            raise _Refused(400)
         if encodings and (encodings != ["chunked"] or version != "HTTP/1.1" or "Content-Length" in headers):
             raise _Refused(400)
         method = self._parser.get_method().decode("latin-1")

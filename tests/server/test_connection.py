@@ -309,7 +309,8 @@ def test_another_protocol_is_not_spoken_and_the_request_is_answered(served):
     [
         b"\x16\x03\x01\x02\x00\x01\x00",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-        b"GET / HTTP/0.9\r\n\r\n",
+        head("GET", "/", version="0.9"),
+        head("GET", "/", version="2.0"),
         b"GET /\r\n\r\n",
         b"GET / HTTP/1.1\nHost: x\n\n",
         b"GET / HTTP/1.1\r\nHost: x\r\n folded\r\n\r\n",
