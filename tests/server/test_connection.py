@@ -12,7 +12,9 @@ import socket
 import threading
 
 import pytest
-from tornado import web
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tornado import httputil, web
 
 from gradient_jupyter.server import connection as wire
 from gradient_jupyter.server.listening import Listener
@@ -507,3 +509,82 @@ def test_the_limit_of_a_head_is_exact(served):
     for size, status in ((wire.MOST_HEAD - fixed, b"200"), (wire.MOST_HEAD - fixed + 1, b"431")):
         answer = said(served, head("GET", "/", CLOSE, f"X: {'x' * size}"))
         assert answer[9:12] == status
+
+
+# Any cuts.
+
+
+class Recorder(httputil.HTTPServerConnectionDelegate):
+    """Answers everything, and knows what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, tuple[tuple[str, str], ...], bytes]] = []
+
+    def start_request(self, server_conn, request_conn):
+        return Recorded(self, request_conn)
+
+
+class Recorded(httputil.HTTPMessageDelegate):
+    def __init__(self, recorder: Recorder, exchange) -> None:
+        self.recorder, self.exchange, self.body = recorder, exchange, b""
+
+    def headers_received(self, start_line, headers):
+        self.asked = (start_line.method, start_line.path, tuple(headers.get_all()))
+
+    def data_received(self, chunk):
+        self.body += chunk
+        return asyncio.sleep(0)  # taken a little later
+
+    def finish(self):
+        self.recorder.asked.append((*self.asked, self.body))
+        self.exchange.answer(200, [], b"ok")
+
+
+async def asked(pieces: list[bytes]) -> tuple[list, bytes]:
+    """What is understood of these pieces, and what is answered."""
+    recorder, ours = Recorder(), set()
+    here, there = socket.socketpair()
+    buffer = memoryview(bytearray(65536))
+    loop = asyncio.get_running_loop()
+    here.setblocking(False)
+    await loop.connect_accepted_socket(lambda: wire.Connection(recorder, ours, buffer), here)
+    (connection,) = ours
+    there.setblocking(False)
+    for piece in pieces:
+        await loop.sock_sendall(there, piece)
+        for _ in range(6):  # it arrives, and is taken
+            await asyncio.sleep(0)
+    answers = b""
+    while chunk := await loop.sock_recv(there, 65536):
+        answers += chunk
+    there.close()
+    await connection.lost
+    return recorder.asked, re.sub(rb"Date: [^\r]+", b"Date:", answers)
+
+
+IN_A_ROW = (
+    head("POST", "/one?a=b", "Content-Length: 5") + b"first"
+    + head("GET", "/two", "X-A: 1", "X-A: 2")
+    + head("POST", "/three", "Transfer-Encoding: chunked") + b"3;x\r\nabc\r\n1\r\nd\r\n0\r\nX-T: 1\r\n\r\n"
+    + head("POST", "/four", "Content-Length: 0")
+    + head("GET", "/five", CLOSE)
+)  # fmt: skip
+WHOLE = asyncio.run(asked([IN_A_ROW]))
+
+
+@given(st.lists(st.integers(0, len(IN_A_ROW)), max_size=12))
+@settings(max_examples=60, deadline=None)
+def test_the_same_bytes_are_the_same_requests_however_they_are_cut(cuts):
+    bounds = sorted({0, *cuts, len(IN_A_ROW)})
+    pieces = [IN_A_ROW[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+    assert asyncio.run(asked(pieces)) == WHOLE
+
+
+def test_they_are_what_was_sent():
+    requests, answers = WHOLE
+    assert [(method, path, body) for method, path, _, body in requests] == [
+        ("POST", "/one?a=b", b"first"), ("GET", "/two", b""), ("POST", "/three", b"abcd"),
+        ("POST", "/four", b""), ("GET", "/five", b""),
+    ]  # fmt: skip
+    assert requests[1][2][1:] == (("X-A", "1"), ("X-A", "2")) and answers.count(b"HTTP/1.1 200 OK") == 5
+    assert not any(name == "X-T" for _, _, headers, _ in requests for name, _ in headers)
