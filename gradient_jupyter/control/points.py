@@ -96,7 +96,7 @@ class Points:
             watcher()
 
     async def release(self, directory: Path) -> None:
-        """Lets go of a run's file: nothing is to come, or it is to be deleted."""
+        """Lets go of a run's file, and leaves it whole: nothing is to come, or it is to be deleted."""
         if not self._writer.is_alive():
             return
         done = self._loop.create_future()
@@ -190,7 +190,7 @@ class Points:
                 pass
             self._write(group)
             for each in closing:
-                self._release(each.directory)
+                self._make_whole(each.directory)
                 self._tell([(each.done, None)])
             now = time.monotonic()
             if last or now >= kept + _SYNC_S:  # not with each point: whoever sent it waits for this thread
@@ -233,6 +233,16 @@ class Points:
         self._dirty.discard(directory)
         if (file := self._files.pop(directory, None)) is not None:
             file.close()
+
+    def _make_whole(self, directory: Path) -> None:
+        """One file, which needs no other beside it: also where a server that was killed left several, and
+        nothing has come since."""
+        if directory not in self._files and pointfile.in_pieces(directory / pointfile.NAME):
+            try:
+                self._file(directory)
+            except (GradientError, OSError) as error:
+                log.warning("%s: its metrics stay in several files: %s", directory, error)
+        self._release(directory)
 
     def _sync(self) -> None:
         """On a thread of its own: a slow disk must keep neither this one from its points nor a reader."""

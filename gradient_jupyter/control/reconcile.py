@@ -203,6 +203,8 @@ class Reconciler:
             case Requeue():
                 return await self._endings.requeue(job), None
             case Remove():
+                # Once more, should the server have been killed just behind the end.
+                await self._plane.points.release(self._plane.layout.attempt(job.id, job.attempt))
                 await engine.remove(key)
                 return job, None
             case Erase():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from gradient_jupyter.control import tasks
@@ -99,7 +99,7 @@ class Sampler:
         at = asyncio.get_running_loop().time()
         for each in due:
             seen = usage.get(self._key(each.claim))
-            if seen is None:
+            if seen is None or not _goes_on(each, self._plane.queue.claims):
                 continue
             samples = list(_samples(each, at, seen))
             each.before = at, seen
@@ -111,6 +111,12 @@ class Sampler:
 
     def _key(self, claim: Claim) -> str:
         return tasks.key(self._plane.install, claim.job_id, claim.attempt)
+
+
+def _goes_on(each: _Watched, claims: Mapping[str, Claim]) -> bool:
+    """Whether it still had its machine after it was looked at. The metrics of one that ended meanwhile have
+    been closed."""
+    return claims.get(each.claim.job_id) == each.claim
 
 
 def _samples(each: _Watched, at: float, seen: Usage) -> Iterator[Sample]:

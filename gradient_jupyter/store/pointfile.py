@@ -95,6 +95,11 @@ def reading(path: Path, within_s: float = WITHIN_S) -> Iterator[Guarded | None]:
             connection.close()
 
 
+def in_pieces(path: Path) -> bool:
+    """Whether part of it lies in a write-ahead log beside it."""
+    return os.path.lexists(f"{path}-wal")
+
+
 def _open_to_read(path: Path) -> Guarded:
     address = f"{path.absolute().as_uri()}?mode=ro"
     connection = connect(address, _LOCKED_READ_S)

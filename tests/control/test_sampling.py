@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from gradient_jupyter.control.sampling import _samples, _Watched
+import msgspec
+
+from gradient_jupyter.control.sampling import _goes_on, _samples, _Watched
 from gradient_jupyter.engines.base import GpuUsage, Usage
 from gradient_jupyter.store.ledger import Claim
 
@@ -46,3 +48,11 @@ def test_several_gpus_have_a_series_each_beside_their_mean_or_sum():
     }  # fmt: skip
     alone = told(_Watched(CLAIM, 0.0), 1.0, Usage(cpu_s=0, memory_bytes=1, gpus=(first,)))
     assert not any("/" in key for key in alone)
+
+
+def test_what_ended_while_it_was_looked_at_is_not_written_to():
+    """P8: its file has been closed by then, and would be opened once more."""
+    each = _Watched(CLAIM, 0.0)
+    assert _goes_on(each, {"j": CLAIM, "k": msgspec.structs.replace(CLAIM, job_id="k")})
+    assert not _goes_on(each, {})
+    assert not _goes_on(each, {"j": msgspec.structs.replace(CLAIM, attempt=2)})

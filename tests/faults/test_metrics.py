@@ -248,3 +248,47 @@ def test_another_program_that_looks_at_the_file_takes_nothing_from_it(tmp_path):
 
     asyncio.run(main())
     assert steps(tmp_path / "dead") == steps(tmp_path) == list(range(3000))
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from gradient_jupyter.resources.metric import Kind, Sample
+from gradient_jupyter.store.points import PointFile
+samples = [Sample("x", float(n), n, n) for n in range(100)]
+PointFile(Path(sys.argv[1]), 10**7, 100).append(Kind.CUSTOM, [samples])
+os._exit(9)
+"""
+
+
+def test_what_a_killed_server_left_in_several_files_is_one_when_the_run_is_over(tmp_path):
+    """P8: a copy of the one file, or a disk that takes no writes, shows all. Fault: kill -9, and nothing is
+    logged to the run any more. Heals when the run's end is seen."""
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
+    assert f"{NAME}-wal" in os.listdir(tmp_path)
+
+    async def main() -> None:
+        points = Points(10**7, 100)
+        points.start()
+        await points.release(tmp_path)
+        assert os.listdir(tmp_path) == [NAME]
+        assert steps(tmp_path) == list(range(100))
+        await points.release(tmp_path / "none")
+        await points.close()
+
+    asyncio.run(main())
+    assert not (tmp_path / "none").exists()
+
+
+def test_what_cannot_be_made_one_hinders_no_end(tmp_path):
+    """P8. Fault: damage."""
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
+    (tmp_path / NAME).write_bytes(b"no database, and long enough to be looked at" * 100)
+
+    async def main() -> None:
+        points = Points(10**7, 100)
+        points.start()
+        await points.release(tmp_path)
+        await points.close()
+
+    asyncio.run(main())
