@@ -50,7 +50,7 @@ class Context:
 
 class Connection(asyncio.BufferedProtocol):
     """``buffer`` is where bytes arrive, and may be that of all connections of the loop: nothing stays in it.
-    ``connections`` holds those that are open."""
+    ``connections`` holds those that are open, or about to be; it leaves them by itself."""
 
     def __init__(
         self,
@@ -142,7 +142,6 @@ class Connection(asyncio.BufferedProtocol):
         internet = transport.get_extra_info("socket").family in (socket.AF_INET, socket.AF_INET6)
         self.context = Context(peer[0] if internet and peer else "0.0.0.0")  # noqa: S104  # as tornado says it
         self.closed = False
-        self._connections.add(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._buffer

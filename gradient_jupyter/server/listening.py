@@ -61,6 +61,7 @@ class Listener:
             each.close()
         for task in self._coming:
             task.cancel()
+        await asyncio.gather(*self._coming, return_exceptions=True)
         for end in (Connection.close, Connection.cut):  # the second for those whose reader takes nothing
             if self.connections:
                 for connection in self.connections:
@@ -86,19 +87,20 @@ class Listener:
             accepted.setblocking(False)
             last = accepted.fileno() >= self._highest
             if self._has_room(accepted):
-                task = self._loop.create_task(self._take(accepted))
+                connection = Connection(self._application, self.connections, self._buffer)
+                self.connections.add(connection)
+                task = self._loop.create_task(self._take(accepted, connection))
                 self._coming.add(task)
                 task.add_done_callback(self._coming.discard)
             if last:
                 self._pause()
                 return
 
-    async def _take(self, accepted: socket.socket) -> None:
+    async def _take(self, accepted: socket.socket, connection: Connection) -> None:
         try:
-            await self._loop.connect_accepted_socket(
-                lambda: Connection(self._application, self.connections, self._buffer), accepted
-            )
+            await self._loop.connect_accepted_socket(lambda: connection, accepted)
         except BaseException as error:
+            self.connections.discard(connection)
             accepted.close()
             if not isinstance(error, OSError):  # it was over before it began
                 raise
@@ -106,7 +108,7 @@ class Listener:
     def _has_room(self, accepted: socket.socket) -> bool:
         """Whether there may be one more. Who is one too many is told to come back later."""
         most = descriptors.connections()
-        if len(self.connections) + len(self._coming) < most:
+        if len(self.connections) < most:
             self._full = False
             return True
         if not self._full:

@@ -548,8 +548,8 @@ async def asked(pieces: list[bytes]) -> tuple[list, bytes]:
     buffer = memoryview(bytearray(65536))
     loop = asyncio.get_running_loop()
     here.setblocking(False)
-    await loop.connect_accepted_socket(lambda: wire.Connection(recorder, ours, buffer), here)
-    (connection,) = ours
+    connection = wire.Connection(recorder, ours, buffer)
+    await loop.connect_accepted_socket(lambda: connection, here)
     there.setblocking(False)
     for piece in pieces:
         await loop.sock_sendall(there, piece)
