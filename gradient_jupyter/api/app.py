@@ -59,7 +59,7 @@ def all_routes() -> list[Route]:
 
 class Api(httputil.HTTPServerConnectionDelegate):
     """Finds whose turn it is. What lies behind a face's prefix is looked for among that face's routes only;
-    an address without a placeholder is not looked for at all."""
+    an address without a placeholder is found by itself, without going through them."""
 
     def __init__(self, plane: Plane, host: Host, door: Door) -> None:
         self.plane = plane

@@ -38,7 +38,10 @@ requests = logging.getLogger("gradient_jupyter.requests")
 #: A caller's own id of a request is taken when it is harmless wherever it is shown.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _METHODS = ("GET", "HEAD", "POST", "DELETE", "PATCH", "PUT", "OPTIONS")
+#: Of a body that nobody wants, what is read so that the connection can stay.
 _DRAIN = 1 << 20
+#: Of a body whose sender is not known yet, what is kept; the rest has to wait.
+_UNKNOWN = 64 * 1024
 #: Of every answer.
 _HEADERS = (
     ("Cache-Control", "no-store"),
@@ -60,10 +63,7 @@ class Exchange(Protocol):
     def writing(self) -> bool: ...
     def answer(self, status: int, headers: Iterable[tuple[str, str]], body: bytes = b"") -> None: ...
     def write_headers(
-        self,
-        start_line: httputil.ResponseStartLine,
-        headers: httputil.HTTPHeaders,
-        chunk: bytes | None = None,
+        self, start_line: httputil.ResponseStartLine, headers: httputil.HTTPHeaders
     ) -> Awaitable[None]: ...
     def write(self, chunk: bytes) -> Awaitable[None]: ...
     def finish(self) -> None: ...
@@ -129,7 +129,7 @@ class Endpoint(httputil.HTTPMessageDelegate):
             self._collect(chunk)
             return None
         route = self._found.routes.get(self._asked.method)
-        if route is not None and route.sink is None and self._size <= route.limit:
+        if route is not None and route.sink is None and self._size <= min(route.limit, _UNKNOWN):
             self._chunks.append(chunk)
             return None
         return self._take(chunk)
@@ -291,8 +291,8 @@ class Endpoint(httputil.HTTPMessageDelegate):
     ) -> None:
         """A whole answer."""
         self._status = status
-        own = (("X-Request-Id", self.request_id), ("Content-Type", media))
-        self._exchange.answer(status, (*_HEADERS, *own, *more), body)
+        kind = (("Content-Type", media),) if body else ()
+        self._exchange.answer(status, (*_HEADERS, ("X-Request-Id", self.request_id), *kind, *more), body)
         self._end(status)
 
     def _refuse_early(self, error: Exception) -> None:

@@ -83,7 +83,7 @@ def check_size(route: Route, size: int) -> None:
 
 
 def declared(headers: HTTPHeaders) -> int:
-    """How long the body is said to be. Of what is no length, tornado says so when it comes to the body."""
+    """How long the body is said to be: 0 where that is not said, as it comes in chunks."""
     text = headers.get("Content-Length", "")
     if not (text.isascii() and text.isdecimal()):
         return 0

@@ -245,6 +245,21 @@ def test_a_length_that_is_none_is_the_callers_mistake(solo, length, status):
         assert wire.recv(12) == f"HTTP/1.1 {status}".encode()
 
 
+def test_what_has_no_content_has_no_type_either(solo):
+    made = solo.request("POST", "/tokens", json_body={"name": "short-lived", "scopes": ["read"]}).json()
+    answer = solo.request("DELETE", f"/tokens/{made['info']['id']}")
+    assert (answer.status, answer.data) == (204, b"")
+    assert "Content-Type" not in answer.headers and "Content-Length" not in answer.headers
+
+
+@pytest.mark.parametrize("size", [1, 30_000, 40_000, 500_000])
+def test_a_body_that_comes_with_its_head_is_whole_whatever_its_size(solo, size):
+    """What comes before its sender is known is kept up to a bound, and waits beyond it."""
+    body = json.dumps({"name": "\n" * size}).encode()
+    answer = solo.request("POST", "/projects", body=body)
+    assert (answer.status, answer.json()["error"]["code"]) == (400, "bad-body")
+
+
 def test_a_name_does_not_end_in_a_line_break(solo):
     assert solo.request("POST", "/projects", json_body={"name": "broken\n"}).status == 400
 
