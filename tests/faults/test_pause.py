@@ -150,10 +150,19 @@ def request(name: str) -> jobs.wire.CreateJob:
     )  # fmt: skip
 
 
+def runs(victim: Victim, job_id: object) -> None:
+    """Waits until the job is told to be Running."""
+    for event, _, data in victim.events(f"/jobs/{job_id}/logs?follow=true"):
+        if event == "job" and data["state"] == "Running":
+            return
+    raise AssertionError("it never ran")
+
+
 def test_a_job_whose_supervisor_is_paused_is_not_taken_for_lost(victim: Victim) -> None:
     """Not by the server that started it nor by the next one (P4, P10), and its log is whole (P7)."""
     job = victim.job("sh", "-c", PATIENT)
     victim.printed(job["id"], "up\n")
+    runs(victim, job["id"])  # a line may be read before the row says that it does
     supervisor = supervisor_of(victim)
     os.kill(supervisor, signal.SIGSTOP)
     victim.kill()
