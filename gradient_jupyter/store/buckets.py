@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import sqlite3
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,59 +62,81 @@ def buckets(
         if times_us == (None, None) and count >= _COARSE * most:
             found = _added_up(list(_pieces(connection, identity, low, high)), most)
         else:
-            found = _cut(connection, identity, (low, high), times_us, most)
+            found = _cut(connection, identity, (low, high), times_us, most, count)
     return Buckets(key=key, count=sum(each.count for each in found), buckets=tuple(found))
 
 
 def _cut(
-    connection: sqlite3.Connection, identity: int, steps: tuple[int, int], times_us: Span, most: int
+    connection: sqlite3.Connection,
+    identity: int,
+    steps: tuple[int, int],
+    times_us: Span,
+    most: int,
+    count: int,
 ) -> list[Bucket]:
-    columns, odd = Columns(), False
-    for data, nans in connection.execute(
-        "SELECT data, nans FROM chunks WHERE series = ? AND last_step >= ? AND first_step <= ? "
-        "ORDER BY first_step, first_time, first_bits",
-        (identity, *steps),
-    ):
-        if times_us == (None, None):
-            columns.extend(data)
-        else:
-            part = Columns()
-            part.extend(data)
-            columns.extend(_between(part, times_us).pack())
-        odd = odd or bool(nans)
-    last = _between(recent(connection, identity), times_us)
-    odd = odd or len(numbers_of(last.bits)) < len(last)
-    columns.extend(last.pack())
-    start, end = bisect_left(columns.steps, steps[0]), bisect_right(columns.steps, steps[1])
-    values = values_of(columns.bits[start:end])
-    count = end - start
+    """``count``: points in the chunks that these steps touch."""
+    pieces: Iterable[Columns] = _between(connection, identity, steps, times_us)
+    if (steps, times_us) == ((_FIRST, _LAST), (None, None)):
+        count += len(recent(connection, identity))
+    else:
+        pieces = list(pieces)
+        count = sum(map(len, pieces))
     parts = min(most, count)
-    found = []
-    for number in range(parts):
-        low, high = count * number // parts, count * (number + 1) // parts
-        some: Sequence[float] = values[low:high]
-        final = some[-1]
-        if odd:
-            some = [each for each in some if not math.isnan(each)]
-        found.append(
-            Bucket(
-                columns.steps[start + low],
-                columns.times[start + low],
-                high - low,
-                shown(min(some)) if some else None,
-                shown(max(some)) if some else None,
-                shown(sum(some) / len(some)) if some else None,
-                shown(final),
-            )
-        )
+    found: list[Bucket] = []
+    values: list[float] = []
+    step = time_us = seen = 0
+    for piece in pieces:
+        fresh = values_of(piece.bits).tolist()
+        at = 0
+        while at < len(fresh):
+            if not values:
+                step, time_us = piece.steps[at], piece.times[at]
+            end = count * (len(found) + 1) // parts
+            taken = fresh[at : at + end - seen]
+            values = values + taken if values else taken
+            at, seen = at + len(taken), seen + len(taken)
+            if seen == end:
+                found.append(_of(step, time_us, values))
+                values = []
     return found
 
 
-def _between(columns: Columns, times_us: Span) -> Columns:
-    if times_us == (None, None):
-        return columns
-    low, high = _closed(times_us, 0)
-    return Columns([point for point in columns.points() if low <= point[1] <= high])
+def _between(
+    connection: sqlite3.Connection, identity: int, steps: tuple[int, int], times_us: Span
+) -> Iterator[Columns]:
+    """The points that lie there, in order, some at a time."""
+    for data, count in connection.execute(
+        "SELECT data, count FROM chunks WHERE series = ? AND last_step >= ? AND first_step <= ? "
+        "ORDER BY first_step, first_time, first_bits",
+        (identity, *steps),
+    ):
+        columns = Columns.unpacked([data])
+        if len(columns) != count:
+            raise sqlite3.DatabaseError("a chunk has another number of points than it says")
+        yield _trimmed(columns, steps, times_us)
+    yield _trimmed(recent(connection, identity), steps, times_us)
+
+
+def _trimmed(columns: Columns, steps: tuple[int, int], times_us: Span) -> Columns:
+    if times_us != (None, None):
+        first, last = _closed(times_us, 0)
+        columns = Columns([point for point in columns.points() if first <= point[1] <= last])
+    start, end = bisect_left(columns.steps, steps[0]), bisect_right(columns.steps, steps[1])
+    return columns if end - start == len(columns) else Columns([*columns.points()][start:end])
+
+
+def _of(step: int, time_us: int, values: list[float]) -> Bucket:
+    """The values of neighbouring points; the first one's step and time."""
+    count, total = len(values), sum(values)
+    if math.isfinite(total):  # and so is each of them
+        return Bucket(step, time_us, count, min(values), max(values), total / count, values[-1])
+    numbers = [each for each in values if not math.isnan(each)]
+    if not numbers:
+        return Bucket(step, time_us, count, None, None, None, shown(values[-1]))
+    return Bucket(
+        step, time_us, count, shown(min(numbers)), shown(max(numbers)), shown(sum(numbers) / len(numbers)),
+        shown(values[-1]),
+    )  # fmt: skip
 
 
 def _pieces(connection: sqlite3.Connection, identity: int, low: int, high: int) -> Iterator[_Piece]:
@@ -127,10 +149,8 @@ def _pieces(connection: sqlite3.Connection, identity: int, low: int, high: int) 
         if low <= step and last_step <= high:
             yield _Piece(step, time_us, count, count - nans, least, greatest, total, value(bits))
             continue
-        columns = Columns()
         (data,) = connection.execute("SELECT data FROM chunks WHERE id = ?", (chunk,)).fetchone()
-        columns.extend(data)
-        yield from _piece(columns, low, high)
+        yield from _piece(Columns.unpacked([data]), low, high)
     yield from _piece(recent(connection, identity), low, high)
 
 

@@ -202,13 +202,13 @@ def _told(path: Path, error: sqlite3.Error) -> GradientError:
 def bits_of(values: Iterable[float]) -> array[int]:
     """The doubles as integers of the same bits."""
     bits = array("q")
-    bits.frombytes(array("d", values).tobytes())
+    bits.frombytes(memoryview(array("d", values)).cast("B"))
     return bits
 
 
 def values_of(bits: array[int]) -> array[float]:
     values = array("d")
-    values.frombytes(bits.tobytes())
+    values.frombytes(memoryview(bits).cast("B"))
     return values
 
 
@@ -235,18 +235,23 @@ class Columns:
     def pack(self) -> bytes:
         return b"".join(_little(column).tobytes() for column in (self.steps, self.times, self.bits))
 
-    def extend(self, data: bytes) -> None:
-        """Appends what ``pack`` made. ``sqlite3.DatabaseError`` when it is nothing of the kind."""
-        third, odd = divmod(len(data), 3)
-        if odd or third % 8:
-            raise sqlite3.DatabaseError("a chunk has an impossible length")
-        view = memoryview(data)
-        for number, column in enumerate((self.steps, self.times, self.bits)):
-            part = view[number * third : (number + 1) * third]
-            if _BIG:
-                column.extend(_little(array("q", part.tobytes())))
-            else:
-                column.frombytes(part)
+    @classmethod
+    def unpacked(cls, packed: Iterable[bytes]) -> Columns:
+        """What ``pack`` made of some, one behind the other. ``sqlite3.DatabaseError`` when one is nothing of
+        the kind."""
+        columns = cls()
+        for data in packed:
+            third, odd = divmod(len(data), 3)
+            if odd or third % 8:
+                raise sqlite3.DatabaseError("a chunk has an impossible length")
+            view = memoryview(data)
+            for number, column in enumerate((columns.steps, columns.times, columns.bits)):
+                part = view[number * third : (number + 1) * third]
+                if _BIG:
+                    column.extend(_little(array("q", part.tobytes())))
+                else:
+                    column.frombytes(part)
+        return columns
 
 
 def _little(column: array[int]) -> array[int]:

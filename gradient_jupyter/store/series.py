@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from bisect import bisect_left
+from collections.abc import Iterator
 from pathlib import Path
 
 from gradient_jupyter.resources.metric import Kind, Series, Stored, Summary, shown
@@ -22,9 +23,9 @@ def summaries(directory: Path) -> list[Summary]:
         if connection is None:
             return []
         query = connection.execute
-        latest: dict[int, Columns] = {}
+        latest: dict[int, list[bytes]] = {}
         for identity, data in query("SELECT series, data FROM recent"):
-            latest.setdefault(identity, Columns()).extend(data)
+            latest.setdefault(identity, []).append(data)
         sealed = {
             row[0]: row[1:]
             for row in query(
@@ -41,8 +42,8 @@ def summaries(directory: Path) -> list[Summary]:
                     "ORDER BY first_step DESC, first_time DESC, first_bits DESC LIMIT 1",
                     (identity,),
                 ).fetchone()
-            columns = latest.get(identity)
-            if columns is not None:
+            if identity in latest:
+                columns = Columns.unpacked(latest[identity])
                 numbers = numbers_of(columns.bits)
                 least = min((each for each in (least, *numbers) if each is not None), default=None)
                 most = max((each for each in (most, *numbers) if each is not None), default=None)
@@ -69,7 +70,7 @@ def points(directory: Path, kind: Kind, key: str, after: Cursor | None, limit: i
         identity = find(connection, kind, key)
         if connection is None or identity is None:
             return None
-        columns = _load(connection, identity, None if after is None else after[:2], limit)
+        columns = Columns.unpacked(_packed(connection, identity, after and after[:2], limit))
     start = 0
     if after is not None:
         step, time_us, seen = after
@@ -102,39 +103,34 @@ def find(connection: sqlite3.Connection | None, kind: Kind, key: str) -> int | N
     return row[0] if row else None
 
 
-def _load(
+def _packed(
     connection: sqlite3.Connection,
     identity: int,
     begin: tuple[int, int] | None,
     limit: int,
-) -> Columns:
+) -> Iterator[bytes]:
     """Points in order: from ``begin`` (step and time) on, and perhaps some before; at least one more than
     ``limit`` from behind ``begin``, where there are so many."""
-    columns = Columns()
     begin = begin or (-(2**63), 0)
-    chunks = connection.execute(
+    behind = 0
+    for data, count, first_step, first_time in connection.execute(
         "SELECT data, count, first_step, first_time FROM chunks "
         "WHERE series = ? AND (last_step, last_time) >= (?, ?) "
         "ORDER BY first_step, first_time, first_bits",
         (identity, *begin),
-    )
-    behind = 0
-    for data, count, first_step, first_time in chunks:
-        columns.extend(data)
+    ):
+        yield data
         if (first_step, first_time) > begin:
             behind += count
             if behind > limit:
-                return columns
-    columns.extend(recent(connection, identity).pack())
-    return columns
+                return
+    yield recent(connection, identity).pack()
 
 
 def recent(connection: sqlite3.Connection, identity: int) -> Columns:
     """The points behind the chunks, in order."""
-    columns = Columns()
-    for (data,) in connection.execute("SELECT data FROM recent WHERE series = ?", (identity,)):
-        columns.extend(data)
-    return Columns(sorted(columns.points()))
+    rows = connection.execute("SELECT data FROM recent WHERE series = ?", (identity,))
+    return Columns(sorted(Columns.unpacked(data for (data,) in rows).points()))
 
 
 def value(bits: int) -> float:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from solo import SoloServer
+from solo import PATIENCE_S, SoloServer
 
 from gradient_jupyter.client import Client
 from gradient_jupyter.client.connection import NotOurs
@@ -28,7 +30,7 @@ class Squatter:
     """Holds a port, answers every request with ``answer`` and keeps all it is told."""
 
     def __init__(self, answer: bytes, port: int = 0) -> None:
-        self._socket = socket.create_server(("127.0.0.1", port))
+        self._socket = _listen(port)
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         self.heard = b""
         self._answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(answer), answer)
@@ -55,6 +57,19 @@ class Squatter:
         self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
         self._thread.join()
+
+
+def _listen(port: int) -> socket.socket:
+    """A port whose holder was killed is free when its last descriptor is: also that of a child that the
+    holder was just starting, which closes it before it becomes another program."""
+    until = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return socket.create_server(("127.0.0.1", port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() > until:
+                raise
+        time.sleep(0.01)
 
 
 LIE = msgspec.json.encode(Hello(version="0.1.0", api="v1", proof="0" * 64))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import json
 import os
 import signal
@@ -734,6 +735,7 @@ def test_nothing_is_left_open(bench: Bench) -> None:
     async def scenario(engine: LocalEngine) -> None:
         def descriptors() -> int:
             engine.fork_server.make(30)  # its socket is one
+            gc.collect()  # what earlier tests left
             return len(os.listdir("/proc/self/fd"))
 
         await output(engine, bench.task("true"))
@@ -745,6 +747,6 @@ def test_nothing_is_left_open(bench: Bench) -> None:
             await engine.remove(task.key)
             with contextlib.suppress(Exception):
                 await engine.ensure(bench.task("x", number=1))
-        assert descriptors() == before
+        assert descriptors() <= before
 
     bench.run(scenario)

@@ -111,16 +111,25 @@ def number_or(value: float) -> float | str:
 
 
 @given(
-    values=st.lists(st.one_of(st.floats(-1e9, 1e9), st.just(math.nan)), min_size=1, max_size=300),
+    values=st.lists(
+        st.one_of(st.floats(-1e9, 1e9), st.sampled_from([math.nan, math.inf, -math.inf, 1.7e308])),
+        min_size=1,
+        max_size=300,
+    ),
     most=st.integers(1, 400),
+    low=st.one_of(st.none(), st.integers(0, 200)),
+    high=st.one_of(st.none(), st.integers(100, 400)),
 )
-@settings(max_examples=100, deadline=None)
-def test_buckets_cover_every_point_once_and_keep_extremes(values, most, tmp_path_factory):
+@settings(max_examples=200, deadline=None)
+def test_buckets_cover_every_point_once_and_keep_extremes(values, most, low, high, tmp_path_factory):
     directory = tmp_path_factory.mktemp("run")
-    file = opened(directory)
-    file.append(Kind.CUSTOM, [[Sample("x", value, step, step) for step, value in enumerate(values)]])
-    file.close()
-    small = buckets.buckets(directory, Kind.CUSTOM, "x", most)
+    with small_chunks():
+        file = opened(directory)
+        file.append(Kind.CUSTOM, [[Sample("x", value, step, step) for step, value in enumerate(values)]])
+        file.close()
+        small = buckets.buckets(directory, Kind.CUSTOM, "x", most, (low, high))
+    first = low or 0
+    values = values[first : None if high is None else high + 1]
     assert small is not None
     assert small.count == len(values) == sum(each.count for each in small.buckets)
     assert len(small.buckets) == min(most, len(values))
@@ -128,10 +137,12 @@ def test_buckets_cover_every_point_once_and_keep_extremes(values, most, tmp_path
     for each in small.buckets:
         part = values[at : at + each.count]
         numbers = [value for value in part if not math.isnan(value)]
-        assert each.step == at
-        assert each.min == (min(numbers) if numbers else None)
-        assert each.max == (max(numbers) if numbers else None)
-        assert each.mean == (pytest.approx(sum(numbers) / len(numbers), abs=1e-6) if numbers else None)
+        assert each.step == first + at
+        assert each.min == (number_or(min(numbers)) if numbers else None)
+        assert each.max == (number_or(max(numbers)) if numbers else None)
+        assert (each.mean is None) == (not numbers)
+        if numbers:
+            assert number(each.mean) == pytest.approx(sum(numbers) / len(numbers), abs=1e-6, nan_ok=True)
         assert same(number(each.last)) == same(part[-1])
         at += each.count
 
@@ -277,6 +288,20 @@ def test_a_damaged_file_is_said_to_be_damaged(tmp_path):
         with pytest.raises(ServerError) as told:
             attempt()
         assert told.value.code == "metrics-damaged"
+
+
+@pytest.mark.parametrize("change", ["count = count + 1", "count = count - 1", "data = substr(data, 25)"])
+def test_a_chunk_that_lies_about_its_points_is_damaged(tmp_path, change):
+    """Guards the numbers: points that nobody logged, or the wrong ones, would be shown as a run's."""
+    file = opened(tmp_path)
+    file.append(Kind.CUSTOM, [[Sample("x", float(n), n, n) for n in range(5000)]])
+    file.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / NAME)) as other:
+        other.execute(f"UPDATE chunks SET {change} WHERE id = 3")
+        other.commit()
+    with pytest.raises(ServerError) as told:
+        buckets.buckets(tmp_path, Kind.CUSTOM, "x", 1000)
+    assert told.value.code == "metrics-damaged"
 
 
 def test_a_file_of_a_later_version_is_left_alone(tmp_path):
