@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import gc
 import json
 import os
 import signal
@@ -17,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import descriptors
 import msgspec
 import pytest
 
@@ -733,13 +733,12 @@ def test_a_tree_is_deleted_whatever_its_permissions(tmp_path: Path) -> None:
 
 def test_nothing_is_left_open(bench: Bench) -> None:
     async def scenario(engine: LocalEngine) -> None:
-        def descriptors() -> int:
+        def held() -> int:
             engine.fork_server.make(30)  # its socket is one
-            gc.collect()  # what earlier tests left
-            return len(os.listdir("/proc/self/fd"))
+            return descriptors.held()
 
         await output(engine, bench.task("true"))
-        before = descriptors()
+        before = held()
         for number in range(2, 6):
             task = bench.task("echo", "x", number=number)
             await output(engine, task)
@@ -747,6 +746,6 @@ def test_nothing_is_left_open(bench: Bench) -> None:
             await engine.remove(task.key)
             with contextlib.suppress(Exception):
                 await engine.ensure(bench.task("x", number=1))
-        assert descriptors() <= before
+        assert held() <= before
 
     bench.run(scenario)
