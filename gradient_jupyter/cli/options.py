@@ -168,7 +168,8 @@ def running_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "--ports",
         metavar="EXT:INT",
         multiple=True,
-        help="Reach INT of the job at EXT while it runs; repeatable, or EXT:INT,EXT:INT.",
+        help="Reach INT of the job at EXT while it runs; repeatable, or EXT:INT,EXT:INT. 'none' leaves "
+        "out those of a receipt, a rerun or an options file.",
     )
     @functools.wraps(command)
     def with_running(
