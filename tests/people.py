@@ -22,7 +22,7 @@ import urllib3
 from solo import PATIENCE_S, SoloServer
 from sqlalchemy import insert
 
-from gradient_jupyter.control.tokens import PUSH_PREFIX, Tokens
+from gradient_jupyter.control.running.tokens import PUSH_PREFIX, Tokens
 from gradient_jupyter.resources.base import new_id, now_us
 from gradient_jupyter.resources.token import Scope, Token, digest
 from gradient_jupyter.store import projects, tokens, users

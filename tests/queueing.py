@@ -6,10 +6,10 @@ import itertools
 
 import msgspec
 
-from gradient_jupyter.control import placing
-from gradient_jupyter.control.machines import Size, fits, rooms
-from gradient_jupyter.control.queue import Limits, Queue
-from gradient_jupyter.control.standing import Standing
+from gradient_jupyter.control.scheduling import placing
+from gradient_jupyter.control.scheduling.machines import Size, fits, rooms
+from gradient_jupyter.control.scheduling.queue import Limits, Queue
+from gradient_jupyter.control.scheduling.standing import Standing
 from gradient_jupyter.engines.base import Node
 from gradient_jupyter.resources.job import Job, Phase, State, Target
 from gradient_jupyter.resources.machine_type import Gpu

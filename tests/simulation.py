@@ -25,10 +25,10 @@ from typing import Any
 from sqlalchemy import Connection
 
 from gradient_jupyter.control import jobs
-from gradient_jupyter.control.access import Principal
 from gradient_jupyter.control.layout import Layout
-from gradient_jupyter.control.machines import Size
+from gradient_jupyter.control.people.access import Principal
 from gradient_jupyter.control.plane import Plane, Settings
+from gradient_jupyter.control.scheduling.machines import Size
 from gradient_jupyter.engines.base import (
     Capabilities,
     Conflict,

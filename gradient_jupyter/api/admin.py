@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from gradient_jupyter.api.routes import Call, Right, Route, cursor
-from gradient_jupyter.control import audit, doctor, usage
+from gradient_jupyter.control.keeping import doctor, usage
+from gradient_jupyter.control.people import audit
 from gradient_jupyter.resources.admin import Collect, Collected, Diagnosis, DiskUse
 from gradient_jupyter.resources.audit import Audit, AuditQuery
 from gradient_jupyter.resources.base import Request

@@ -17,11 +17,13 @@ from tornado.httputil import HTTPHeaders
 from gradient_jupyter.api import values
 from gradient_jupyter.api.door import Door, bearer, check_right
 from gradient_jupyter.api.routes import Call, Host, Inside, Resource, Right, Route
-from gradient_jupyter.control import access, attempts, context, tokens
-from gradient_jupyter.control.access import Principal
+from gradient_jupyter.control import context
 from gradient_jupyter.control.context import Asking
-from gradient_jupyter.control.granted import TokenEnded
+from gradient_jupyter.control.people import access
+from gradient_jupyter.control.people.access import Principal
+from gradient_jupyter.control.people.granted import TokenEnded
 from gradient_jupyter.control.plane import Plane
+from gradient_jupyter.control.running import attempts, tokens
 from gradient_jupyter.resources.errors import Forbidden, NotAllowed, Unauthenticated
 from gradient_jupyter.resources.owner import Role
 from gradient_jupyter.store import jobs as job_rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gradient_jupyter.api.routes import Call, Right, Route, cursor
 from gradient_jupyter.api.streams import Archive, FileAnswer
-from gradient_jupyter.control import artifacts
+from gradient_jupyter.control.data import artifacts
 from gradient_jupyter.resources.page import Artifacts, PageQuery
 
 

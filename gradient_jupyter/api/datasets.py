@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 
 from gradient_jupyter.api.routes import Call, Right, Route, cursor
-from gradient_jupyter.control import datasets
+from gradient_jupyter.control.data import datasets
 from gradient_jupyter.resources.base import Request
 from gradient_jupyter.resources.dataset import (
     AddedVersion,

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from tornado.httputil import HTTPHeaders
 
 from gradient_jupyter.api.routes import Right
-from gradient_jupyter.control import attempts, tokens
-from gradient_jupyter.control.access import Principal
+from gradient_jupyter.control.people.access import Principal
+from gradient_jupyter.control.running import attempts, tokens
 from gradient_jupyter.resources.errors import Forbidden, Unauthenticated
 from gradient_jupyter.resources.token import Scope
 

@@ -9,8 +9,8 @@ import msgspec
 
 from gradient_jupyter.api.routes import Call, Right, Route
 from gradient_jupyter.api.streams import EventStream, message
-from gradient_jupyter.control import events
-from gradient_jupyter.control.events import Reset
+from gradient_jupyter.control.following import events
+from gradient_jupyter.control.following.events import Reset
 from gradient_jupyter.resources.event import Event
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 from gradient_jupyter.api.routes import Call, Inside, Right, Route, cursor
-from gradient_jupyter.control import jobs, progress
+from gradient_jupyter.control import jobs
+from gradient_jupyter.control.running import progress
 from gradient_jupyter.resources.errors import InvalidRequest
 from gradient_jupyter.resources.job import CreateJob, Job, Progress, RerunJob, UpdateJob
 from gradient_jupyter.resources.page import Attempts, JobQuery, Jobs

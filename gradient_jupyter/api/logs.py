@@ -9,8 +9,8 @@ import msgspec
 
 from gradient_jupyter.api.routes import Call, Right, Route
 from gradient_jupyter.api.streams import Bytes, EventStream, message
-from gradient_jupyter.control import logs
-from gradient_jupyter.control.tails import Piece
+from gradient_jupyter.control.following import logs
+from gradient_jupyter.control.following.tails import Piece
 from gradient_jupyter.resources.base import Request
 from gradient_jupyter.resources.job import Job
 from gradient_jupyter.resources.log import Ended, Truncated

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gradient_jupyter.api.routes import Call, Right, Route
-from gradient_jupyter.control import members
+from gradient_jupyter.control.people import members
 from gradient_jupyter.resources.owner import SetMember
 from gradient_jupyter.resources.page import Members
 from gradient_jupyter.resources.project import Project

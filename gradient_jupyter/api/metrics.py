@@ -8,7 +8,7 @@ import msgspec
 
 from gradient_jupyter.api.routes import Call, Inside, Right, Route
 from gradient_jupyter.api.streams import EventStream, message
-from gradient_jupyter.control import metrics
+from gradient_jupyter.control.measuring import metrics
 from gradient_jupyter.resources.base import Request
 from gradient_jupyter.resources.job import Job
 from gradient_jupyter.resources.log import Ended

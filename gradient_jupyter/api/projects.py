@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from gradient_jupyter.api.routes import Call, Right, Route, cursor
-from gradient_jupyter.control import projects
+from gradient_jupyter.control.people import projects
 from gradient_jupyter.resources.base import Request
 from gradient_jupyter.resources.page import PageQuery, Projects
 from gradient_jupyter.resources.project import CreateProject, Project, UpdateProject

@@ -8,7 +8,7 @@ kept out of logs and answers.
 from __future__ import annotations
 
 from gradient_jupyter.api.routes import Call, Face, Inside, Right, Route, by_its_sink
-from gradient_jupyter.control import pushed
+from gradient_jupyter.control.measuring import pushed
 from gradient_jupyter.resources.errors import GradientError, TooLarge
 from gradient_jupyter.resources.metric import Accepted
 

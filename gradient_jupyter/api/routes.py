@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from tornado.httputil import HTTPHeaders
 
-from gradient_jupyter.control.access import Principal
+from gradient_jupyter.control.people.access import Principal
 from gradient_jupyter.control.plane import Plane
 from gradient_jupyter.resources.errors import ErrorAnswer, GradientError, InvalidRequest, NotFound
 from gradient_jupyter.resources.server import API

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gradient_jupyter.api.routes import Call, Right, Route
-from gradient_jupyter.control import secrets
+from gradient_jupyter.control.vault import secrets
 from gradient_jupyter.resources.secret import Rotated, Scope, Secret, Secrets, SetSecret, check_value
 
 

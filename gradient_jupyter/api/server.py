@@ -12,8 +12,8 @@ import msgspec
 
 from gradient_jupyter import __version__
 from gradient_jupyter.api.routes import Call, Right, Route
-from gradient_jupyter.control import audit
-from gradient_jupyter.control.secrets import trouble
+from gradient_jupyter.control.people import audit
+from gradient_jupyter.control.vault.secrets import trouble
 from gradient_jupyter.resources.base import Request, Resource
 from gradient_jupyter.resources.errors import GradientError, ServerError
 from gradient_jupyter.resources.owner import User

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from gradient_jupyter.api.routes import MANIFEST_BODY, Call, Right, Route, by_its_sink
-from gradient_jupyter.control import repositories, snapshots
+from gradient_jupyter.control.data import snapshots
+from gradient_jupyter.control.fetching import repositories
 from gradient_jupyter.resources.snapshot import FetchGit, GitSnapshot, Manifest, MissingBlobs, Snapshot
 
 

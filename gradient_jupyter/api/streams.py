@@ -18,7 +18,7 @@ from urllib.parse import quote
 import blake3
 
 from gradient_jupyter.api.routes import Connection, Host
-from gradient_jupyter.control.artifacts import ArtifactDamaged, open_known
+from gradient_jupyter.control.data.artifacts import ArtifactDamaged, open_known
 from gradient_jupyter.control.plane import Plane
 from gradient_jupyter.resources.artifact import Artifact
 from gradient_jupyter.resources.errors import NotFound, RangeInvalid

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gradient_jupyter.api.routes import Call, Right, Route
-from gradient_jupyter.control import granted
+from gradient_jupyter.control.people import granted
 from gradient_jupyter.resources.token import CreatedToken, CreateToken, Tokens
 
 

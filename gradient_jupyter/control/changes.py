@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from gradient_jupyter.control.queue import Queue
+from gradient_jupyter.control.scheduling.queue import Queue
 from gradient_jupyter.resources.job import Job, State
 from gradient_jupyter.store.database import Change
 

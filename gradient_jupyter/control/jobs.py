@@ -8,10 +8,14 @@ from typing import Any, TypeVar
 import msgspec
 from sqlalchemy import Connection
 
-from gradient_jupyter.control import access, audit, datasets, machines, ports, secrets
-from gradient_jupyter.control.access import Principal
-from gradient_jupyter.control.machines import WHOLE_HOST
+from gradient_jupyter.control.data import datasets
+from gradient_jupyter.control.people import access, audit
+from gradient_jupyter.control.people.access import Principal
 from gradient_jupyter.control.plane import Plane, job_name
+from gradient_jupyter.control.running import ports
+from gradient_jupyter.control.scheduling import machines
+from gradient_jupyter.control.scheduling.machines import WHOLE_HOST
+from gradient_jupyter.control.vault import secrets
 from gradient_jupyter.resources.base import new_id, now_us
 from gradient_jupyter.resources.dataset import JobDataset
 from gradient_jupyter.resources.errors import Conflict, InvalidRequest, NotFound

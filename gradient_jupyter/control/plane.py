@@ -15,32 +15,33 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import msgspec
 
-from gradient_jupyter.control import machines, secrets
-from gradient_jupyter.control.audit import Refusals
 from gradient_jupyter.control.changes import Changes
-from gradient_jupyter.control.collect import Collector
-from gradient_jupyter.control.counts import Counts
-from gradient_jupyter.control.downloads import Downloads
-from gradient_jupyter.control.followed import Followed
-from gradient_jupyter.control.garbage import Garbage
-from gradient_jupyter.control.gathering import Gathering
-from gradient_jupyter.control.granted import Granted
-from gradient_jupyter.control.keeper import Keeper
-from gradient_jupyter.control.keyring import Keyring
+from gradient_jupyter.control.data.trees import Trees
+from gradient_jupyter.control.fetching.downloads import Downloads
+from gradient_jupyter.control.fetching.outbound import Outbound, Rule
+from gradient_jupyter.control.fetching.visits import Visits
+from gradient_jupyter.control.following.followed import Followed
+from gradient_jupyter.control.keeping.garbage import Garbage
+from gradient_jupyter.control.keeping.keeper import Keeper
 from gradient_jupyter.control.layout import Layout
-from gradient_jupyter.control.machines import Size
-from gradient_jupyter.control.outbound import Outbound, Rule
-from gradient_jupyter.control.points import Points
-from gradient_jupyter.control.ports import Forwarders
-from gradient_jupyter.control.progress import Reports
-from gradient_jupyter.control.queue import Limits, Queue
-from gradient_jupyter.control.reconcile import Reconciler
-from gradient_jupyter.control.run_space import RunSpace
-from gradient_jupyter.control.sampling import Sampler
-from gradient_jupyter.control.standing import Standing
-from gradient_jupyter.control.tokens import Tokens
-from gradient_jupyter.control.trees import Trees
-from gradient_jupyter.control.visits import Visits
+from gradient_jupyter.control.measuring.counts import Counts
+from gradient_jupyter.control.measuring.gathering import Gathering
+from gradient_jupyter.control.measuring.points import Points
+from gradient_jupyter.control.measuring.sampling import Sampler
+from gradient_jupyter.control.mlflow.run_space import RunSpace
+from gradient_jupyter.control.people.audit import Refusals
+from gradient_jupyter.control.people.granted import Granted
+from gradient_jupyter.control.running.collect import Collector
+from gradient_jupyter.control.running.ports import Forwarders
+from gradient_jupyter.control.running.progress import Reports
+from gradient_jupyter.control.running.reconcile import Reconciler
+from gradient_jupyter.control.running.tokens import Tokens
+from gradient_jupyter.control.scheduling import machines
+from gradient_jupyter.control.scheduling.machines import Size
+from gradient_jupyter.control.scheduling.queue import Limits, Queue
+from gradient_jupyter.control.scheduling.standing import Standing
+from gradient_jupyter.control.vault import secrets
+from gradient_jupyter.control.vault.keyring import Keyring
 from gradient_jupyter.engines.base import Engine, Node
 from gradient_jupyter.resources.decoding import decode
 from gradient_jupyter.resources.errors import NoSpace
@@ -51,7 +52,7 @@ from gradient_jupyter.workspace.blobs import BlobStore
 from gradient_jupyter.workspace.materialise import materialise
 
 if TYPE_CHECKING:
-    from gradient_jupyter.control.snapshots import Intake
+    from gradient_jupyter.control.data.snapshots import Intake
 
 P = ParamSpec("P")
 T = TypeVar("T")

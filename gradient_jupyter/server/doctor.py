@@ -12,7 +12,7 @@ from typing import cast
 
 import msgspec
 
-from gradient_jupyter.control.doctor import Known, examine
+from gradient_jupyter.control.keeping.doctor import Known, examine
 from gradient_jupyter.control.layout import Layout
 from gradient_jupyter.engines.local import inventory
 from gradient_jupyter.engines.local.world import Worlds

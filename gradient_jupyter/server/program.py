@@ -34,12 +34,12 @@ from gradient_jupyter.api.health import Readiness
 from gradient_jupyter.api.meter import Meter
 from gradient_jupyter.api.streams import Heart
 from gradient_jupyter.api.watch import Watch
-from gradient_jupyter.control.access import Principal
+from gradient_jupyter.control.fetching.outbound import parse_rule
 from gradient_jupyter.control.layout import Layout
-from gradient_jupyter.control.machines import Size
-from gradient_jupyter.control.outbound import parse_rule
+from gradient_jupyter.control.people.access import Principal
 from gradient_jupyter.control.plane import Plane, Settings
-from gradient_jupyter.control.queue import Limits
+from gradient_jupyter.control.scheduling.machines import Size
+from gradient_jupyter.control.scheduling.queue import Limits
 from gradient_jupyter.engines.base import Unreachable
 from gradient_jupyter.engines.local import LocalEngine
 from gradient_jupyter.resources.base import now_us

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from gradient_jupyter.control.tokens import Tokens
+from gradient_jupyter.control.running.tokens import Tokens
 
 #: Appends what it knows of itself to a file in /storage, outside our control; fails until the third attempt.
 WITNESS = """

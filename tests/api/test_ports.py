@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from solo import PATIENCE_S, SoloServer
 
-from gradient_jupyter.control.ports import MOST
+from gradient_jupyter.control.running.ports import MOST
 
 #: Answers each line with the same in capitals, and says when it listens; ends when it is told "end".
 SERVE = """

@@ -11,7 +11,7 @@ import pytest
 import urllib3
 from clients import client_python
 
-from gradient_jupyter.control.pushed import grouping, parse
+from gradient_jupyter.control.measuring.pushed import grouping, parse
 from gradient_jupyter.resources.errors import GradientError
 from gradient_jupyter.store import pointfile
 

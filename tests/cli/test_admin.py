@@ -10,7 +10,7 @@ import time
 import pytest
 from older import to_version
 
-from gradient_jupyter.control import floors
+from gradient_jupyter.control.keeping import floors
 from gradient_jupyter.workspace.space import file_system, space_of
 
 KINDS = {

@@ -8,8 +8,9 @@ from pathlib import Path
 import blake3
 from sqlalchemy import Connection, select
 
-from gradient_jupyter.control import jobs, snapshots
-from gradient_jupyter.control.access import Principal
+from gradient_jupyter.control import jobs
+from gradient_jupyter.control.data import snapshots
+from gradient_jupyter.control.people.access import Principal
 from gradient_jupyter.control.plane import Plane
 from gradient_jupyter.resources.errors import GradientError
 from gradient_jupyter.resources.job import CreateJob, Job

@@ -7,7 +7,7 @@ import asyncio
 import msgspec
 
 from gradient_jupyter.control.changes import Changes
-from gradient_jupyter.control.queue import Queue
+from gradient_jupyter.control.scheduling.queue import Queue
 from gradient_jupyter.resources.event import Action, Event
 from gradient_jupyter.resources.job import PHASES, Job, Phase, State, Target
 from gradient_jupyter.store.database import Change

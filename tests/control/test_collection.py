@@ -16,7 +16,7 @@ from pathlib import Path
 import blake3
 import pytest
 
-from gradient_jupyter.control.collection import Collection, Limits
+from gradient_jupyter.control.data.collection import Collection, Limits
 from gradient_jupyter.resources.artifact import Artifact
 
 LIMITS = Limits(files=10_000, bytes=1 << 40)
@@ -98,7 +98,7 @@ def test_what_is_mounted_there_is_left_out(left, tmp_path):
     (left / "mine").write_bytes(b"mine")
     script = (
         "import sys, pathlib\n"
-        "from gradient_jupyter.control.collection import Collection, Limits\n"
+        "from gradient_jupyter.control.data.collection import Collection, Limits\n"
         "work = Collection(pathlib.Path(sys.argv[1]), Limits(10, 1 << 30))\n"
         "print([artifact.path for piece in work.pieces() for artifact in piece])\n"
         "print(work.warnings())\n"
@@ -252,7 +252,7 @@ def test_a_failing_disk_is_said(left, tmp_path, inject, words):
     (left / "good").write_bytes(b"good")
     script = (
         "import sys, pathlib\n"
-        "from gradient_jupyter.control.collection import Collection, Limits\n"
+        "from gradient_jupyter.control.data.collection import Collection, Limits\n"
         "work = Collection(pathlib.Path(sys.argv[1]), Limits(10, 1 << 30))\n"
         "print([artifact.path for piece in work.pieces() for artifact in piece])\n"
         "print(*work.warnings())\n"

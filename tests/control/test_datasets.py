@@ -13,8 +13,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from sending import ANN, BOB, deliver, forget, manifest, on_disk, send
 from test_garbage import a_year_passes
 
-from gradient_jupyter.control import datasets, jobs, snapshots
-from gradient_jupyter.control.access import Principal
+from gradient_jupyter.control import jobs
+from gradient_jupyter.control.data import datasets, snapshots
+from gradient_jupyter.control.people.access import Principal
 from gradient_jupyter.control.plane import Plane
 from gradient_jupyter.resources.dataset import AddVersion, CreateDataset, Dataset, UpdateDataset
 from gradient_jupyter.resources.errors import Conflict, Forbidden, GradientError, NotFound

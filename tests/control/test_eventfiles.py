@@ -28,11 +28,11 @@ from tensorboardX.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboardX.proto.tensor_pb2 import TensorProto
 from tensorboardX.proto.tensor_shape_pb2 import TensorShapeProto
 
-from gradient_jupyter.control import eventfiles
-from gradient_jupyter.control.eventfiles import EventFiles
-from gradient_jupyter.control.records import MOST_RECORD, Damaged, masked_sum, records
-from gradient_jupyter.control.scalars import MOST_TAGS
-from gradient_jupyter.control.scalars import scalars as walked
+from gradient_jupyter.control.measuring import eventfiles
+from gradient_jupyter.control.measuring.eventfiles import EventFiles
+from gradient_jupyter.control.measuring.records import MOST_RECORD, Damaged, masked_sum, records
+from gradient_jupyter.control.measuring.scalars import MOST_TAGS
+from gradient_jupyter.control.measuring.scalars import scalars as walked
 from gradient_jupyter.resources.metric import MOST_AT_ONCE
 
 NAME = "events.out.tfevents.1.host"

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from gradient_jupyter.control import jobs, snapshots
+from gradient_jupyter.control import jobs
+from gradient_jupyter.control.data import snapshots
 from gradient_jupyter.resources.base import now_us
 from gradient_jupyter.resources.job import CreateJob
 from gradient_jupyter.store import tables

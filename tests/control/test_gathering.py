@@ -16,11 +16,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 from sending import ANN, send
 from test_eventfiles import NAME, event, record
 
-from gradient_jupyter.control import eventfiles, jobs, spool
-from gradient_jupyter.control.endings import Endings
-from gradient_jupyter.control.plan import Conclude, Note
+from gradient_jupyter.control import jobs
+from gradient_jupyter.control.measuring import eventfiles, spool
+from gradient_jupyter.control.measuring.records import records
 from gradient_jupyter.control.plane import Plane
-from gradient_jupyter.control.records import records
+from gradient_jupyter.control.running.endings import Endings
+from gradient_jupyter.control.running.plan import Conclude, Note
 from gradient_jupyter.resources.errors import NoSpace
 from gradient_jupyter.resources.job import CreateJob, Job, Phase, Reason, State, Target
 from gradient_jupyter.store import jobs as rows

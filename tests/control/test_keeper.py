@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from gradient_jupyter.control import leftovers
-from gradient_jupyter.control.clock import Clock, is_synchronised
+from gradient_jupyter.control.keeping import leftovers
+from gradient_jupyter.control.keeping.clock import Clock, is_synchronised
+from gradient_jupyter.control.keeping.leases import LONGEST_S, Leases
+from gradient_jupyter.control.keeping.retention import Retention
 from gradient_jupyter.control.layout import Layout
-from gradient_jupyter.control.leases import LONGEST_S, Leases
-from gradient_jupyter.control.retention import Retention
 from gradient_jupyter.resources.base import now_us
 from gradient_jupyter.resources.job import Phase, State, Target
 from gradient_jupyter.store import jobs as rows

@@ -16,11 +16,11 @@ import msgspec
 import pytest
 from sqlalchemy import Connection
 
-from gradient_jupyter.control import logs
-from gradient_jupyter.control.access import Principal
+from gradient_jupyter.control.following import logs
+from gradient_jupyter.control.following.tails import Piece, Position
 from gradient_jupyter.control.layout import Layout
+from gradient_jupyter.control.people.access import Principal
 from gradient_jupyter.control.plane import Plane, Settings
-from gradient_jupyter.control.tails import Piece, Position
 from gradient_jupyter.engines.framedlog import Writer
 from gradient_jupyter.engines.local import LocalEngine
 from gradient_jupyter.resources.base import new_id, now_us

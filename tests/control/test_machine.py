@@ -28,7 +28,7 @@ from hypothesis.stateful import (
 from simulation import ANN, BOB, Faults, Loop, World, template
 
 from gradient_jupyter.control import jobs
-from gradient_jupyter.control.access import Principal
+from gradient_jupyter.control.people.access import Principal
 from gradient_jupyter.resources.errors import NotFound
 from gradient_jupyter.resources.job import State, Target
 

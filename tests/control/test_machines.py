@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from gradient_jupyter.control.machines import Room, Size, fits, offer, rooms, sizes
+from gradient_jupyter.control.scheduling.machines import Room, Size, fits, offer, rooms, sizes
 from gradient_jupyter.engines.base import Node
 from gradient_jupyter.resources.machine_type import Gpu
 from gradient_jupyter.store.ledger import Claim

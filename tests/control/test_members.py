@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from gradient_jupyter.control import members, projects, snapshots
-from gradient_jupyter.control.access import Principal
+from gradient_jupyter.control.data import snapshots
+from gradient_jupyter.control.people import members, projects
+from gradient_jupyter.control.people.access import Principal
 from gradient_jupyter.control.plane import Plane
 from gradient_jupyter.resources.errors import Conflict, Forbidden, GradientError, NotFound
 from gradient_jupyter.resources.owner import Role

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from gradient_jupyter.control.plan import (
+from gradient_jupyter.control.running.plan import (
     Conclude,
     Ensure,
     Erase,

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from gradient_jupyter.control import jobs, snapshots
-from gradient_jupyter.control.access import Principal
+from gradient_jupyter.control import jobs
+from gradient_jupyter.control.data import snapshots
 from gradient_jupyter.control.layout import Layout
+from gradient_jupyter.control.people.access import Principal
 from gradient_jupyter.control.plane import Plane, Settings
-from gradient_jupyter.control.queue import Limits
+from gradient_jupyter.control.scheduling.queue import Limits
 from gradient_jupyter.engines.local import LocalEngine
 from gradient_jupyter.resources.errors import Conflict, NotFound
 from gradient_jupyter.resources.job import CreateJob, HostEnvironment, Job, State
@@ -83,7 +84,7 @@ class World:
 
         self.plane.database.write = full  # type: ignore[method-assign]
         heard = Heard("The disk is full")
-        log = logging.getLogger("gradient_jupyter.control.reconcile")
+        log = logging.getLogger("gradient_jupyter.control.running.reconcile")
         log.addHandler(heard)
         try:
             job_id = await self.submit(ANN)
@@ -182,7 +183,7 @@ def test_a_claim_that_cannot_be_stored_is_asked_for_again(tmp_path):
             "CREATE TRIGGER refuse BEFORE INSERT ON claims BEGIN SELECT RAISE(FAIL, 'no such luck'); END"
         )
         refused = Heard("no such luck")
-        logging.getLogger("gradient_jupyter.control.reconcile").addHandler(refused)
+        logging.getLogger("gradient_jupyter.control.running.reconcile").addHandler(refused)
         job = await world.submit(ANN)
         async with asyncio.timeout(PATIENCE_S):
             await refused.heard.wait()

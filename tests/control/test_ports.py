@@ -13,9 +13,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from sending import ANN, send
 
-from gradient_jupyter.control import jobs, ports
+from gradient_jupyter.control import jobs
 from gradient_jupyter.control.plane import Plane
-from gradient_jupyter.control.ports import Forwarders
+from gradient_jupyter.control.running import ports
+from gradient_jupyter.control.running.ports import Forwarders
 from gradient_jupyter.resources.job import CreateJob, Job, Phase, State
 from gradient_jupyter.resources.port import Port
 from gradient_jupyter.store import jobs as rows

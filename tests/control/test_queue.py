@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from queueing import GB, SIZES, Site, node
 
-from gradient_jupyter.control import placing
-from gradient_jupyter.control.machines import Size
-from gradient_jupyter.control.queue import Limits
+from gradient_jupyter.control.scheduling import placing
+from gradient_jupyter.control.scheduling.machines import Size
+from gradient_jupyter.control.scheduling.queue import Limits
 from gradient_jupyter.resources.job import PLACED, Reason, State, Target
 
 

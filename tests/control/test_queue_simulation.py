@@ -9,8 +9,8 @@ from collections import Counter, defaultdict
 import pytest
 from queueing import GB, Site, node
 
-from gradient_jupyter.control import placing
-from gradient_jupyter.control.machines import Size
+from gradient_jupyter.control.scheduling import placing
+from gradient_jupyter.control.scheduling.machines import Size
 from gradient_jupyter.resources.job import State
 
 SIZES = {

@@ -10,15 +10,9 @@ from pathlib import Path
 import pytest
 
 from gradient_jupyter.cli.admin import _WORDS
-from gradient_jupyter.control import (
-    doctor,
-    experiments,
-    logged_models,
-    projects,
-    run_removal,
-    tracking,
-    usage,
-)
+from gradient_jupyter.control.keeping import doctor, usage
+from gradient_jupyter.control.mlflow import experiments, logged_models, run_removal, tracking
+from gradient_jupyter.control.people import projects
 from gradient_jupyter.resources.errors import Conflict, NotFound
 from gradient_jupyter.resources.metric import Sample
 from gradient_jupyter.store import tracking as rows

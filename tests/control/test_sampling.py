@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from gradient_jupyter.control.sampling import _goes_on, _samples, _Watched
+from gradient_jupyter.control.measuring.sampling import _goes_on, _samples, _Watched
 from gradient_jupyter.engines.base import GpuUsage, Usage
 from gradient_jupyter.store.ledger import Claim
 

@@ -14,9 +14,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from sending import send
 
-from gradient_jupyter.control import jobs, secrets
-from gradient_jupyter.control import members as members_of
-from gradient_jupyter.control.access import Principal
+from gradient_jupyter.control import jobs
+from gradient_jupyter.control.people import members as members_of
+from gradient_jupyter.control.people.access import Principal
+from gradient_jupyter.control.vault import secrets
 from gradient_jupyter.resources.errors import Conflict, Forbidden, NotFound
 from gradient_jupyter.resources.job import CreateJob, RerunJob
 from gradient_jupyter.resources.owner import Role

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradient_jupyter.control import tails as module
 from gradient_jupyter.control.changes import Changes
-from gradient_jupyter.control.feeds import Batch, Bell, Feed, Kept
-from gradient_jupyter.control.queue import Queue
-from gradient_jupyter.control.tails import READ, Piece, Tail, Tails
+from gradient_jupyter.control.following import tails as module
+from gradient_jupyter.control.following.feeds import Batch, Bell, Feed, Kept
+from gradient_jupyter.control.following.tails import READ, Piece, Tail, Tails
+from gradient_jupyter.control.scheduling.queue import Queue
 from gradient_jupyter.engines.framedlog import Writer
 from gradient_jupyter.resources.errors import ServerError
 

@@ -24,9 +24,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from conftest import plane_at
 from sending import ANN, send
 
-from gradient_jupyter.control import datasets, jobs, trees
+from gradient_jupyter.control import jobs
+from gradient_jupyter.control.data import datasets, trees
+from gradient_jupyter.control.data.trees import PREPARING, Trees
 from gradient_jupyter.control.plane import Plane
-from gradient_jupyter.control.trees import PREPARING, Trees
 from gradient_jupyter.resources.dataset import AddVersion, CreateDataset
 from gradient_jupyter.resources.errors import GradientError, NoSpace, NotFound
 from gradient_jupyter.resources.job import CreateJob, Job, Phase, RerunJob, State
@@ -417,7 +418,7 @@ import asyncio, os, signal, sys
 sys.path[:0] = [{tests!r}, {above!r}]
 from pathlib import Path
 from conftest import plane_at
-from gradient_jupyter.control import trees
+from gradient_jupyter.control.data import trees
 from test_trees import job, until_ready
 from gradient_jupyter.resources.job import State
 

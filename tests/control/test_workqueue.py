@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 
-from gradient_jupyter.control.workqueue import WorkQueue
+from gradient_jupyter.control.running.workqueue import WorkQueue
 
 
 def test_a_key_waits_once_and_is_worked_on_by_one_worker():

@@ -18,11 +18,11 @@ from pathlib import Path
 import pytest
 from faults.killing import Killer, place
 
-from gradient_jupyter.control import secrets
-from gradient_jupyter.control.access import Principal
-from gradient_jupyter.control.keyring import Keyring
 from gradient_jupyter.control.layout import Layout
+from gradient_jupyter.control.people.access import Principal
 from gradient_jupyter.control.plane import Plane, Settings
+from gradient_jupyter.control.vault import secrets
+from gradient_jupyter.control.vault.keyring import Keyring
 from gradient_jupyter.engines.local import LocalEngine
 from gradient_jupyter.resources.secret import Scope, SecretValue
 from gradient_jupyter.store import schema

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from disks import loop_disk, need_mounts, need_program, tmpfs
 
-from gradient_jupyter.control.points import Points
+from gradient_jupyter.control.measuring.points import Points
 from gradient_jupyter.resources.errors import GradientError, NoSpace, ServerError
 from gradient_jupyter.resources.metric import Sample
 from gradient_jupyter.store import guarded, series

@@ -21,8 +21,8 @@ import pytest
 from solo import PATIENCE_S
 
 from gradient_jupyter.api.streams import _Zip
-from gradient_jupyter.control.artifacts import _open, _present
-from gradient_jupyter.control.collection import Collection, Limits, open_directory
+from gradient_jupyter.control.data.artifacts import _open, _present
+from gradient_jupyter.control.data.collection import Collection, Limits, open_directory
 from gradient_jupyter.resources.errors import NotFound
 
 SWAPPER = str(Path(__file__).with_name("swapper.py"))

@@ -9,9 +9,9 @@ from functools import partial
 import pytest
 from people import CANARY, People
 
-from gradient_jupyter.control import audit as control
 from gradient_jupyter.control import context
 from gradient_jupyter.control.context import Asking
+from gradient_jupyter.control.people import audit as control
 from gradient_jupyter.resources.base import now_us
 from gradient_jupyter.store import audit as rows
 from gradient_jupyter.store import schema

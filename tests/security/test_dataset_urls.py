@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "control"))
 from conftest import plane_at
 from sending import ANN, BOB
 
-from gradient_jupyter.control import datasets
-from gradient_jupyter.control.outbound import Outbound, Resolve, parse_rule, resolve
+from gradient_jupyter.control.data import datasets
+from gradient_jupyter.control.fetching.outbound import Outbound, Resolve, parse_rule, resolve
 from gradient_jupyter.control.plane import Plane
 from gradient_jupyter.resources.dataset import AddedVersion, FetchDataset
 from gradient_jupyter.resources.errors import GradientError, NotFound

@@ -15,7 +15,7 @@ from people import CANARY, NOBODY, ROLES, People
 from gradient_jupyter.api.app import all_routes
 from gradient_jupyter.api.door import OPENS, check_right
 from gradient_jupyter.api.routes import Right
-from gradient_jupyter.control.access import Principal
+from gradient_jupyter.control.people.access import Principal
 from gradient_jupyter.resources.errors import Forbidden
 from gradient_jupyter.resources.token import Scope
 

@@ -24,8 +24,8 @@ from gitserver import GitServer, Hang, Silent, redirect, refuse, working_in
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradient_jupyter.control.outbound import Outbound, Resolve, Rule, is_public, parse_rule, resolve
-from gradient_jupyter.control.visits import Visits
+from gradient_jupyter.control.fetching.outbound import Outbound, Resolve, Rule, is_public, parse_rule, resolve
+from gradient_jupyter.control.fetching.visits import Visits
 from gradient_jupyter.resources.errors import (
     Forbidden,
     GradientError,
@@ -273,8 +273,8 @@ HOSTILE = [
 _TRY_ALL = """
 import asyncio, json, sys
 from pathlib import Path
-from gradient_jupyter.control.outbound import Outbound
-from gradient_jupyter.control.visits import Visits
+from gradient_jupyter.control.fetching.outbound import Outbound
+from gradient_jupyter.control.fetching.visits import Visits
 from gradient_jupyter.resources.errors import GradientError
 from gradient_jupyter.workspace.blobs import BlobStore
 from gradient_jupyter.workspace.repository import parse

@@ -16,7 +16,7 @@ from sqlalchemy import event, update
 from sqlalchemy.engine import Engine
 
 from gradient_jupyter.api.mlflow.metrics import Sample as Chosen
-from gradient_jupyter.control import (
+from gradient_jupyter.control.mlflow import (
     experiments,
     logged_models,
     run_files,
@@ -25,7 +25,7 @@ from gradient_jupyter.control import (
     run_space,
     tracking,
 )
-from gradient_jupyter.control.access import Principal
+from gradient_jupyter.control.people.access import Principal
 from gradient_jupyter.resources.base import now_us
 from gradient_jupyter.resources.errors import Conflict, InvalidRequest, NoSpace, NotFound, TooLarge
 from gradient_jupyter.resources.metric import Sample, Stored

@@ -10,8 +10,8 @@ from urllib.parse import quote
 import pytest
 from control.conftest import plane_at
 
-from gradient_jupyter.control import experiments, logged_models, run_files, tracking
-from gradient_jupyter.control.access import Principal
+from gradient_jupyter.control.mlflow import experiments, logged_models, run_files, tracking
+from gradient_jupyter.control.people.access import Principal
 from gradient_jupyter.resources.errors import Forbidden, NotFound
 from gradient_jupyter.resources.metric import Sample
 from gradient_jupyter.resources.owner import Role
@@ -185,7 +185,7 @@ def test_a_person_may_do_what_their_role_in_the_project_allows(tmp_path):
                     await call(BEN)
                 with pytest.raises(NotFound):
                     await call(CAT)
-            from gradient_jupyter.control import run_search
+            from gradient_jupyter.control.mlflow import run_search
 
             for who, seen in ((ANN, 1), (BEN, 1), (CAT, 0)):
                 page = await run_search.search(plane, who, [project.id], [], [], False, 10, 0)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from gradient_jupyter.api.mlflow.face import everywhere, who
 from gradient_jupyter.api.routes import Call, Right, Route, by_its_sink
 from gradient_jupyter.api.streams import FileAnswer
-from gradient_jupyter.control import run_files
-from gradient_jupyter.control.run_files import Upload
+from gradient_jupyter.control.mlflow import run_files
+from gradient_jupyter.control.mlflow.run_files import Upload
 from gradient_jupyter.resources import mlflow as wire
 from gradient_jupyter.resources.errors import InvalidRequest
 from gradient_jupyter.resources.owner import Role

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gradient_jupyter.api.mlflow.face import count, deleted, everywhere, offset, pairs, shown, who
 from gradient_jupyter.api.routes import Call, Right, Route
-from gradient_jupyter.control import experiments
+from gradient_jupyter.control.mlflow import experiments
 from gradient_jupyter.resources import mlflow as wire
 from gradient_jupyter.resources.errors import InvalidRequest
 from gradient_jupyter.resources.run_filter import Kind, parse, parse_orders

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from gradient_jupyter.api.routes import Call, Face, Inside, Route
-from gradient_jupyter.control.access import Principal
+from gradient_jupyter.control.people.access import Principal
 from gradient_jupyter.control.plane import Plane
 from gradient_jupyter.resources.errors import GradientError, InvalidRequest, NotFound
 from gradient_jupyter.resources.mlflow import MOST_IDS, MOST_RESULTS, ErrorAnswer, Pair
@@ -68,7 +68,7 @@ MLFLOW = Face("/mlflow", _refusal, unknown=_unknown, lenient=True)
 
 def everywhere(routes: Iterable[Route]) -> Iterator[Route]:
     """Each under both of MLflow's prefixes. What it names is compared with the attempt that asks by
-    ``control.tracking``, so a running job's token opens it."""
+    ``control.mlflow.tracking``, so a running job's token opens it."""
     for route in routes:
         for prefix in _PREFIXES:
             yield replace(route, path=prefix + route.path, face=MLFLOW, inside=Inside.HANDLER)

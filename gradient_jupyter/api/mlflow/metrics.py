@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gradient_jupyter.api.mlflow.face import count, everywhere, ids, who
 from gradient_jupyter.api.routes import Call, Right, Route
-from gradient_jupyter.control import tracking
+from gradient_jupyter.control.mlflow import tracking
 from gradient_jupyter.resources import metric
 from gradient_jupyter.resources import mlflow as wire
 from gradient_jupyter.resources.errors import NotFound

@@ -5,8 +5,8 @@ from __future__ import annotations
 from gradient_jupyter.api.mlflow.artifacts import files
 from gradient_jupyter.api.mlflow.face import count, everywhere, ids, offset, pairs, shown, who
 from gradient_jupyter.api.routes import Call, Right, Route
-from gradient_jupyter.control import logged_models, run_files
-from gradient_jupyter.control.logged_models import MODEL_WORDS
+from gradient_jupyter.control.mlflow import logged_models, run_files
+from gradient_jupyter.control.mlflow.logged_models import MODEL_WORDS
 from gradient_jupyter.resources import mlflow as wire
 from gradient_jupyter.resources.errors import InvalidRequest
 from gradient_jupyter.resources.run_filter import MOST_ORDERS, Order, parse, parse_order

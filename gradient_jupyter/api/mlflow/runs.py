@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from gradient_jupyter.api.mlflow.face import count, deleted, everywhere, ids, offset, pairs, shown, who
 from gradient_jupyter.api.routes import Call, Right, Route
-from gradient_jupyter.control import run_search, tracking
+from gradient_jupyter.control.mlflow import run_search, tracking
 from gradient_jupyter.resources import metric
 from gradient_jupyter.resources import mlflow as wire
 from gradient_jupyter.resources.base import now_us

@@ -1,0 +1,1 @@
+"""What jobs read and leave: snapshots of directories, versions of datasets, artifacts. Named by content."""

@@ -1,0 +1,1 @@
+"""What people watch: logs and events, each read once however many follow it."""

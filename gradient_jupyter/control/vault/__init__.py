@@ -1,0 +1,1 @@
+"""Secrets: encrypted under keys that lie outside the data root, and opened when a run starts."""
