@@ -96,21 +96,32 @@ def reading(path: Path, within_s: float = WITHIN_S) -> Iterator[Guarded | None]:
 
 
 def in_pieces(path: Path) -> bool:
-    """Whether part of it lies in a write-ahead log beside it."""
-    return os.path.lexists(f"{path}-wal")
+    """Whether what belongs to it lies beside it: what was written since, or what a change began with."""
+    return any(os.path.lexists(f"{path}{ending}") for ending in ("-wal", "-journal"))
 
 
 def _open_to_read(path: Path) -> Guarded:
     address = f"{path.absolute().as_uri()}?mode=ro"
+    try:
+        return _opened(address)
+    except sqlite3.OperationalError as error:
+        if not os.access(path.parent, os.W_OK):
+            # A disk that takes no writes: there can be no files for sharing, and nobody to share with.
+            return connect(f"{address}&immutable=1", _LOCKED_READ_S)
+        if error.sqlite_errorcode != sqlite3.SQLITE_READONLY_ROLLBACK:
+            raise
+    # Whoever wrote it was killed while it was made, or made whole: what that began with has to go back first.
+    _opened(f"{path.absolute().as_uri()}?mode=rw").close()
+    return _opened(address)
+
+
+def _opened(address: str) -> Guarded:
     connection = connect(address, _LOCKED_READ_S)
     try:
         connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone()
-    except sqlite3.OperationalError:
+    except BaseException:
         connection.close()
-        if os.access(path.parent, os.W_OK):
-            raise
-        # A disk that takes no writes: there can be no files for sharing, and nobody to share with.
-        return connect(f"{address}&immutable=1", _LOCKED_READ_S)
+        raise
     return connection
 
 

@@ -7,16 +7,12 @@ and none is under a key that is not on the disk. Heals: with the next start. Ass
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faults.killing import Killer, place
+from faults.actor import Actor
 
 from gradient_jupyter.control.layout import Layout
 from gradient_jupyter.control.people.access import Principal
@@ -32,24 +28,8 @@ from gradient_jupyter.workspace.blobs import BlobStore
 ME = Principal(user_id="u1", name="me")
 SECRETS = {f"name-{number}": f"value {number}" for number in range(20)}
 
-#: Does one thing after the other, each in a child that can be traced from before its first call.
-ACTOR = """
-import asyncio, os, signal, sys
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-from faults import test_kill_secrets as ours
-import cryptography.hazmat.primitives.ciphers.aead
-for line in sys.stdin:
-    what, root = line.split()
-    pid = os.fork()
-    if not pid:
-        os.kill(os.getpid(), signal.SIGSTOP)
-        asyncio.run(getattr(ours, what)(Path(root)))
-        os._exit(0)
-    os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-    print(pid, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-"""
+#: Where it is killed.
+EFFECTS = ("write,sync,name,create", "/(data|config)/")
 
 
 def plane_of(root: Path) -> Plane:
@@ -96,24 +76,9 @@ async def after(root: Path) -> tuple[dict[str, str], tuple[str, ...]]:
 
 
 @pytest.fixture
-def actor() -> Iterator[subprocess.Popen[str]]:
-    program = ACTOR.format(tests=str(Path(__file__).parents[1]))
-    with subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-    ) as process:
-        yield process
-
-
-def killed(actor: subprocess.Popen[str], what: str, root: Path, nth: int) -> str | None:
-    """Kills it there. The place; None when it came to its end before."""
-    assert actor.stdin and actor.stdout
-    actor.stdin.write(f"{what} {root}\n")
-    pid = int(actor.stdout.readline())
-    with Killer(pid, nth, "write,sync,name,create", where="/(data|config)/") as killer:
-        os.kill(pid, signal.SIGCONT)
-        status = int(actor.stdout.readline())
-    assert status == (-signal.SIGKILL if killer.fired else 0)
-    return place(killer.sites[-1], root) if killer.fired else None
+def actor() -> Iterator[Actor]:
+    with Actor(__name__, "cryptography.hazmat.primitives.ciphers.aead") as actor:
+        yield actor
 
 
 @pytest.mark.slow
@@ -125,7 +90,7 @@ def test_a_change_of_the_key_that_is_killed_anywhere_loses_no_secret(tmp_path, a
     for nth in range(1, 400):
         root = tmp_path / "now"
         shutil.copytree(before, root)
-        where = killed(actor, "rotating", root, nth)
+        where = actor.killed(rotating, root, nth, *EFFECTS)
         found, keys = asyncio.run(after(root))
         assert found == SECRETS, where
         assert len(keys) == 1, (where, keys)
@@ -144,7 +109,7 @@ def test_a_first_secret_whose_setting_is_killed_anywhere_is_there_or_can_be_set(
         root = tmp_path / "first"
         root.mkdir()
         assert asyncio.run(after(root)) == ({}, ())
-        where = killed(actor, "setting", root, nth)
+        where = actor.killed(setting, root, nth, *EFFECTS)
         found, keys = asyncio.run(after(root))
         assert found in ({}, {"name-0": "value 0"}), where
         assert bool(found) <= (len(keys) == 1), where

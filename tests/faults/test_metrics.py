@@ -13,16 +13,18 @@ from pathlib import Path
 
 import pytest
 from disks import loop_disk, need_mounts, need_program, tmpfs
+from faults.actor import Actor
 
 from gradient_jupyter.control.measuring.points import Points
 from gradient_jupyter.resources.errors import GradientError, NoSpace, ServerError
-from gradient_jupyter.resources.metric import Sample
+from gradient_jupyter.resources.metric import Kind, Sample
 from gradient_jupyter.store import guarded, series
 from gradient_jupyter.store.pointfile import NAME
+from gradient_jupyter.store.points import PointFile
 
 
 def steps(directory: Path) -> list[int]:
-    found = series.points(directory, series.Kind.CUSTOM, "x", None, 100_000)
+    found = series.points(directory, Kind.CUSTOM, "x", None, 100_000)
     return [each.step for each in found.points] if found else []
 
 
@@ -278,6 +280,44 @@ def test_what_a_killed_server_left_in_several_files_is_one_when_the_run_is_over(
 
     asyncio.run(main())
     assert not (tmp_path / "none").exists()
+
+
+def logging(directory: Path) -> None:
+    """A server's writer, from a run's first point to the end of the run."""
+    file = PointFile(directory, 10**7, 100)
+    file.append(Kind.CUSTOM, [some(0)])
+    (directory.parent / "told").touch()
+    file.close()
+
+
+def test_a_server_killed_while_it_makes_or_closes_the_file_loses_no_point(tmp_path):
+    """P8, asset A3. Fault: SIGKILL at every effect on the file and its journal. What was acknowledged is read
+    at once, by somebody who changes nothing; and when the run's end is seen there is one file."""
+
+    async def release() -> None:
+        points = Points(10**7, 100)
+        points.start()
+        await points.release(directory)
+        await points.close()
+
+    places, told, beside = [], tmp_path / "told", set()
+    directory = tmp_path / "run"
+    with Actor(__name__) as actor:
+        for nth in range(1, 100):
+            directory.mkdir()
+            where = actor.killed(logging, directory, nth, "write,sync,name,create", rf"{NAME}(-journal)?$")
+            beside |= {*os.listdir(directory)}
+            expected = list(range(100)) if told.exists() else []
+            assert steps(directory) in (expected, list(range(100))), where
+            asyncio.run(release())
+            assert {*os.listdir(directory)} <= {NAME}, where
+            assert steps(directory) in (expected, list(range(100))), where
+            shutil.rmtree(directory)
+            told.unlink(missing_ok=True)
+            if where is None:
+                break
+            places.append(where)
+    assert f"{NAME}-journal" in beside and len(places) > 20, places
 
 
 def test_what_cannot_be_made_one_hinders_no_end(tmp_path):
