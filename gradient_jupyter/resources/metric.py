@@ -76,7 +76,7 @@ class Sample(msgspec.Struct, gc=False):
     time_us: int
 
 
-class Point(msgspec.Struct, frozen=True, array_like=True):
+class Point(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """``[key, value, step, time_us]`` as a run sends it."""
 
     key: MetricKey
@@ -118,7 +118,7 @@ class Metrics(Resource, frozen=True, kw_only=True):
     """No further points will come."""
 
 
-class Stored(msgspec.Struct, frozen=True, array_like=True):
+class Stored(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """``[step, time_us, value]`` as a series is read."""
 
     step: int
@@ -134,7 +134,7 @@ class Series(Resource, frozen=True, kw_only=True):
     next: str | None = None
 
 
-class Bucket(msgspec.Struct, frozen=True, array_like=True):
+class Bucket(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """``[step, time_us, count, min, max, mean, last]`` of neighbouring points; ``step`` and ``time_us`` are
     the first one's. ``min``, ``max`` and ``mean`` leave NaN out and are null when there is nothing else."""
 
