@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gradient_jupyter.resources.metric import Bucket, Buckets, Kind, shown
-from gradient_jupyter.store.pointfile import CHUNK, NAME, Columns, list_of, numbers_of, reading, values_of
+from gradient_jupyter.store.pointfile import CHUNK, NAME, Columns, numbers_of, reading, values_of
 from gradient_jupyter.store.series import find, recent, value
 
 Span = tuple[int | None, int | None]
@@ -86,7 +86,7 @@ def _cut(
     values: list[float] = []
     step = time_us = seen = 0
     for piece in pieces:
-        fresh = list_of(piece.bits)
+        fresh = values_of(piece.bits).tolist()
         at = 0
         while at < len(fresh):
             if not values:

@@ -226,12 +226,6 @@ def values_of(bits: array[int]) -> array[float]:
     return values
 
 
-def list_of(bits: array[int]) -> list[float]:
-    """The same, as a list."""
-    view: memoryview[float] = memoryview(bits).cast("B").cast("d")
-    return view.tolist()
-
-
 def numbers_of(bits: array[int]) -> list[float]:
     """The values, without NaN."""
     return [each for each in values_of(bits) if not math.isnan(each)]
