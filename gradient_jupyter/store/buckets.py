@@ -1,7 +1,8 @@
 """A series made small: neighbouring points as one bucket.
 
-A short series is cut exactly, into buckets of as many points each. A long one is not even read: what each
-chunk says of itself is added up, and a bucket ends where a chunk does. Blocks.
+A short series is cut exactly, into buckets of as many points each. Of a longer one no value is read: what its
+blocks say is added up, or, where there are very many, what its chunks say; a bucket ends where one of them
+does. Blocks.
 """
 
 from __future__ import annotations
@@ -10,18 +11,22 @@ import math
 import sqlite3
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
 from gradient_jupyter.resources.metric import Bucket, Buckets, Kind, shown
+from gradient_jupyter.store.blocks import SIZE, Blocks
 from gradient_jupyter.store.pointfile import CHUNK, NAME, Columns, numbers_of, reading, values_of
 from gradient_jupyter.store.series import find, recent, value
 
 Span = tuple[int | None, int | None]
 """From and to, both included. None: open."""
 
+_FINE = 4 * SIZE
+"""Points in a bucket, from which on blocks are added up."""
 _COARSE = 4 * CHUNK
-"""Points in a bucket, from which on chunks are added up."""
+"""The same of chunks."""
 _FIRST, _LAST = -(2**63), 2**63 - 1
 
 
@@ -59,9 +64,12 @@ def buckets(
             "WHERE series = ? AND last_step >= ? AND first_step <= ?",
             (identity, low, high),
         ).fetchone()
+        found: list[Bucket] | None = None
         if times_us == (None, None) and count >= _COARSE * most:
             found = _added_up(list(_pieces(connection, identity, low, high)), most)
-        else:
+        elif times_us == (None, None) and count >= _FINE * most:
+            found = _by_blocks(_blocks(connection, identity, (low, high)), most)
+        if found is None:
             found = _cut(connection, identity, (low, high), times_us, most, count)
     return Buckets(key=key, count=sum(each.count for each in found), buckets=tuple(found))
 
@@ -138,6 +146,45 @@ def _of(step: int, time_us: int, values: list[float]) -> Bucket:
         step, time_us, count, shown(min(numbers)), shown(max(numbers)), shown(sum(numbers) / len(numbers)),
         shown(values[-1]),
     )  # fmt: skip
+
+
+def _blocks(connection: sqlite3.Connection, identity: int, steps: tuple[int, int]) -> Blocks:
+    """What lies between the steps. Of chunks only those at the two ends are read."""
+    blocks = Blocks()
+    for chunk, first_step, last_step, count, data in connection.execute(
+        "SELECT id, first_step, last_step, count, blocks FROM chunks "
+        "WHERE series = ? AND last_step >= ? AND first_step <= ? ORDER BY first_step, first_time, first_bits",
+        (identity, *steps),
+    ):
+        if steps[0] <= first_step and last_step <= steps[1]:
+            blocks.add_packed(data, count)
+        else:
+            (points,) = connection.execute("SELECT data FROM chunks WHERE id = ?", (chunk,)).fetchone()
+            blocks.add(_trimmed(Columns.of(points), steps, (None, None)))
+    blocks.add(_trimmed(recent(connection, identity), steps, (None, None)))
+    return blocks
+
+
+def _by_blocks(blocks: Blocks, most: int) -> list[Bucket] | None:
+    """None when some values are no finite numbers, of which blocks do not say enough; or when there are too
+    few blocks after all."""
+    totals, ends = blocks.totals.tolist(), list(accumulate(blocks.points))
+    if not math.isfinite(sum(totals)) or not ends or ends[-1] < _FINE // 2 * most:
+        return None
+    least, greatest, lasts = blocks.least.tolist(), blocks.greatest.tolist(), values_of(blocks.lasts)
+    found = []
+    start = seen = 0
+    for number in range(most):
+        end = 1 + bisect_left(ends, ends[-1] * (number + 1) // most, start)
+        points, seen = ends[end - 1] - seen, ends[end - 1]
+        found.append(
+            Bucket(
+                blocks.steps[start], blocks.times[start], points, min(least[start:end]),
+                max(greatest[start:end]), sum(totals[start:end]) / points, lasts[end - 1],
+            )
+        )  # fmt: skip
+        start = end
+    return found
 
 
 def _pieces(connection: sqlite3.Connection, identity: int, low: int, high: int) -> Iterator[_Piece]:

@@ -1,9 +1,9 @@
 """The file of one run's metrics: SQLite, with columns of points in it rather than a row for each.
 
 ``chunks`` hold a series in order: about ``CHUNK`` points each, never overlapping, with what a summary needs
-beside them. ``recent`` holds what came since, a row for each arrival; now and then that becomes chunks. A
-point is three integers, (step, time in µs, the bits of its double), so all of them have one order and NaN is
-equal to itself.
+beside them, and with what each few of their points come to (``blocks``). ``recent`` holds what came since, a
+row for each arrival; now and then that becomes chunks. A point is three integers, (step, time in µs, the bits
+of its double), so all of them have one order and NaN is equal to itself.
 
 It lies beside the run's log and goes with it. It is written in WAL mode without waiting for the disk at each
 commit: what was acknowledged survives the death of the server at once, and a power loss once it is synced, a
@@ -40,16 +40,18 @@ Point = tuple[int, int, int]
 """Step, time in µs, bits of the value."""
 
 _Bytes = TypeVar("_Bytes", bytes, memoryview)
+T = TypeVar("T", int, float)
 
 _BIG = sys.byteorder == "big"
-_VERSION = 1
+_VERSION = 2
 _SCHEMA = f"""
 CREATE TABLE series (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, key TEXT NOT NULL, UNIQUE (kind, key));
 CREATE TABLE chunks (
   id INTEGER PRIMARY KEY, series INTEGER NOT NULL,
   first_step INTEGER NOT NULL, first_time INTEGER NOT NULL, first_bits INTEGER NOT NULL,
   last_step INTEGER NOT NULL, last_time INTEGER NOT NULL, last_bits INTEGER NOT NULL,
-  count INTEGER NOT NULL, nans INTEGER NOT NULL, min REAL, max REAL, total REAL, data BLOB NOT NULL
+  count INTEGER NOT NULL, nans INTEGER NOT NULL, min REAL, max REAL, total REAL, data BLOB NOT NULL,
+  blocks BLOB NOT NULL
 );
 CREATE INDEX chunks_in_order ON chunks (series, first_step, first_time, first_bits);
 CREATE TABLE recent (id INTEGER PRIMARY KEY, series INTEGER NOT NULL, data BLOB NOT NULL);
@@ -247,7 +249,7 @@ class Columns:
         return zip(self.steps, self.times, self.bits, strict=True)
 
     def pack(self) -> bytes:
-        return b"".join(_little(column).tobytes() for column in (self.steps, self.times, self.bits))
+        return b"".join(little(column).tobytes() for column in (self.steps, self.times, self.bits))
 
     @classmethod
     def unpacked(cls, packed: Iterable[bytes]) -> Columns:
@@ -259,7 +261,7 @@ class Columns:
                 (columns.steps, columns.times, columns.bits), _parts(memoryview(data)), strict=True
             ):
                 if _BIG:
-                    column.extend(_little(array("q", part.tobytes())))
+                    column.extend(little(array("q", part.tobytes())))
                 else:
                     column.frombytes(part)
         return columns
@@ -268,7 +270,7 @@ class Columns:
     def of(cls, data: bytes) -> Columns:
         """The same of one, in less time."""
         columns = cls.__new__(cls)
-        columns.steps, columns.times, columns.bits = (_little(array("q", part)) for part in _parts(data))
+        columns.steps, columns.times, columns.bits = (little(array("q", part)) for part in _parts(data))
         return columns
 
 
@@ -279,8 +281,9 @@ def _parts(data: _Bytes) -> tuple[_Bytes, _Bytes, _Bytes]:
     return data[:third], data[third : 2 * third], data[2 * third :]
 
 
-def _little(column: array[int]) -> array[int]:
+def little(column: array[T]) -> array[T]:
+    """As it stands in the file."""
     if _BIG:
-        column = array("q", column)
+        column = column[:]
         column.byteswap()
     return column

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from gradient_jupyter.resources.errors import TooLarge
 from gradient_jupyter.resources.metric import NAN, Kind, Sample
+from gradient_jupyter.store.blocks import Blocks
 from gradient_jupyter.store.pointfile import (
     CHUNK,
     NAME,
@@ -248,13 +249,15 @@ class PointFile:
         return found[0], found[1], after
 
     def _store(self, identity: int | None, series: int, points: list[Point]) -> None:
-        columns = Columns(points)
+        columns, blocks = Columns(points), Blocks()
+        blocks.add(columns)
         numbers = numbers_of(columns.bits)
         self._connection.execute(
-            "INSERT INTO chunks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO chunks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 identity, series, *points[0], *points[-1], len(points), len(points) - len(numbers),
                 min(numbers, default=None), max(numbers, default=None), sum(numbers), columns.pack(),
+                blocks.pack(),
             ),
         )  # fmt: skip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import random
 import signal
 import sqlite3
 import subprocess
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 
 from gradient_jupyter.resources.errors import ServerError, TooLarge
 from gradient_jupyter.resources.metric import Kind, Sample, number, parse_cursor
-from gradient_jupyter.store import buckets, series
+from gradient_jupyter.store import blocks, buckets, series
 from gradient_jupyter.store import points as writing
 from gradient_jupyter.store.pointfile import NAME
 from gradient_jupyter.store.points import PointFile
@@ -178,6 +179,63 @@ def test_a_long_series_is_added_up_and_says_the_same(values, most, low, high, tm
         at += each.count
 
 
+@given(
+    count=st.integers(1, 600),
+    seed=st.integers(0, 2**32),
+    odd=st.dictionaries(st.integers(0, 599), st.sampled_from([math.nan, math.inf, -math.inf]), max_size=2),
+    most=st.integers(1, 20),
+    low=st.one_of(st.none(), st.integers(0, 200)),
+    high=st.one_of(st.none(), st.integers(100, 600)),
+)
+@settings(max_examples=200, deadline=None)
+def test_blocks_say_what_their_points_do(count, seed, odd, most, low, high, tmp_path_factory):
+    """Buckets that end where blocks do: each is exact, and about as large as the others."""
+    directory = tmp_path_factory.mktemp("run")
+    drawn = random.Random(seed)
+    values = [odd.get(step, drawn.uniform(-1e9, 1e9)) for step in range(count)]
+    cut = []
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name, value in (
+            (writing, "CHUNK", 20), (writing, "_RECENT", 40), (writing, "_RECENT_IN_ALL", 50),
+            (blocks, "SIZE", 3), (buckets, "_FINE", 12),
+        ):  # fmt: skip
+            patch.setattr(module, name, value)
+        patch.setattr(buckets, "_cut", lambda *given: cut.append(1) or _cut(*given))
+        file = opened(directory)
+        for start in range(0, len(values), 45):
+            some = [
+                Sample("x", value, start + n, start + n) for n, value in enumerate(values[start : start + 45])
+            ]
+            file.append(Kind.CUSTOM, [some])
+        file.close()
+        small = buckets.buckets(directory, Kind.CUSTOM, "x", most, (low, high))
+    first = low or 0
+    part = values[first : None if high is None else high + 1]
+    finite = all(math.isfinite(value) for value in part)
+    if finite and len(part) >= 12 * most + 50:  # as many may not be in a chunk yet
+        assert not cut
+    if not finite or len(part) < 6 * most:
+        assert cut
+    assert small is not None and sum(each.count for each in small.buckets) == len(part)
+    assert len(small.buckets) == min(most, len(part))
+    at = 0
+    for each in small.buckets:
+        some = part[at : at + each.count]
+        numbers = [value for value in some if not math.isnan(value)]
+        assert each.step == first + at
+        assert abs(each.count - len(part) / most) < 4
+        assert (each.min, each.max) == tuple(
+            number_or(end(numbers)) if numbers else None for end in (min, max)
+        )
+        if numbers:
+            assert number(each.mean) == pytest.approx(sum(numbers) / len(numbers), abs=1e-6, nan_ok=True)
+        assert same(number(each.last)) == same(some[-1])
+        at += each.count
+
+
+_cut = buckets._cut
+
+
 def test_a_part_of_a_series_can_be_asked_for_by_step_or_time(tmp_path):
     file = opened(tmp_path)
     file.append(Kind.CUSTOM, [[Sample("x", float(n), n, 1000 + n) for n in range(5000)]])
@@ -290,8 +348,12 @@ def test_a_damaged_file_is_said_to_be_damaged(tmp_path):
         assert told.value.code == "metrics-damaged"
 
 
-@pytest.mark.parametrize("change", ["count = count + 1", "count = count - 1", "data = substr(data, 25)"])
-def test_a_chunk_that_lies_about_its_points_is_damaged(tmp_path, change):
+@pytest.mark.parametrize(
+    ("change", "most"),
+    [("count = count + 1", 1000), ("count = count - 1", 1000), ("data = substr(data, 25)", 1000),
+     ("count = count + 16", 50), ("blocks = substr(blocks, 9)", 50)],
+)  # fmt: skip
+def test_a_chunk_that_lies_about_its_points_is_damaged(tmp_path, change, most):
     """Guards the numbers: points that nobody logged, or the wrong ones, would be shown as a run's."""
     file = opened(tmp_path)
     file.append(Kind.CUSTOM, [[Sample("x", float(n), n, n) for n in range(5000)]])
@@ -300,7 +362,7 @@ def test_a_chunk_that_lies_about_its_points_is_damaged(tmp_path, change):
         other.execute(f"UPDATE chunks SET {change} WHERE id = 3")
         other.commit()
     with pytest.raises(ServerError) as told:
-        buckets.buckets(tmp_path, Kind.CUSTOM, "x", 1000)
+        buckets.buckets(tmp_path, Kind.CUSTOM, "x", most)
     assert told.value.code == "metrics-damaged"
 
 
