@@ -103,9 +103,14 @@ def test_a_series_is_made_small(solo):
             assert log(solo, job, points, mine).status == 202
         answer = solo.request("GET", f"/jobs/{job}/metrics/buckets?key=x&buckets=200").json()
         assert (answer["count"], len(answer["buckets"])) == (20_000, 200)
-        for number, (step, time_us, count, least, most, mean, last) in enumerate(answer["buckets"]):
-            assert (step, time_us, count) == (100 * number, 100 * number, 100)
-            assert (least, most, mean, last) == (0, 99, 49.5, 99)
+        at = 0
+        for step, time_us, count, least, most, mean, last in answer["buckets"]:
+            values = [n % 100 for n in range(at, at + count)]
+            assert (step, time_us) == (at, at) and 80 <= count <= 120
+            assert (least, most, last) == (min(values), max(values), values[-1])
+            assert mean == pytest.approx(sum(values) / count)
+            at += count
+        assert at == 20_000
         part = solo.request("GET", f"/jobs/{job}/metrics/buckets?key=x&from_step=150&to_step=159").json()
         assert [each[0] for each in part["buckets"]] == list(range(150, 160))
 
