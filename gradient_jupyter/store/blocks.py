@@ -7,7 +7,7 @@ import sqlite3
 from array import array
 from typing import Any
 
-from gradient_jupyter.store.pointfile import Columns, little, values_of
+from gradient_jupyter.store.pointfile import Columns, add_little, little, values_of
 
 SIZE = 16
 """Points in a block; the last one of a chunk may have fewer."""
@@ -55,9 +55,7 @@ class Blocks:
             raise sqlite3.DatabaseError("the blocks of a chunk have an impossible length")
         view = memoryview(data)
         for number, column in enumerate(self._columns()):
-            part = array(column.typecode)
-            part.frombytes(view[number * length : (number + 1) * length])
-            column.extend(little(part))
+            add_little(column, view[number * length : (number + 1) * length])
         self.points.extend([SIZE] * whole)
         if rest:
             self.points.append(rest)

@@ -2,7 +2,7 @@
 
 A short series is cut exactly, into buckets of as many points each. Of a longer one no value is read: what its
 blocks say is added up, or, where there are very many, what its chunks say; a bucket ends where one of them
-does. Blocks.
+does. Its functions wait for the disk.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import sqlite3
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
@@ -70,25 +70,15 @@ def buckets(
         elif times_us == (None, None) and count >= _FINE * most:
             found = _by_blocks(_blocks(connection, identity, (low, high)), most)
         if found is None:
-            found = _cut(connection, identity, (low, high), times_us, most, count)
+            found = _cut(connection, identity, (low, high), times_us, most)
     return Buckets(key=key, count=sum(each.count for each in found), buckets=tuple(found))
 
 
 def _cut(
-    connection: sqlite3.Connection,
-    identity: int,
-    steps: tuple[int, int],
-    times_us: Span,
-    most: int,
-    count: int,
+    connection: sqlite3.Connection, identity: int, steps: tuple[int, int], times_us: Span, most: int
 ) -> list[Bucket]:
-    """``count``: points in the chunks that these steps touch."""
-    pieces: Iterable[Columns] = _between(connection, identity, steps, times_us)
-    if (steps, times_us) == ((_FIRST, _LAST), (None, None)):
-        count += len(recent(connection, identity))
-    else:
-        pieces = list(pieces)
-        count = sum(map(len, pieces))
+    pieces = list(_between(connection, identity, steps, times_us))
+    count = sum(map(len, pieces))
     parts = min(most, count)
     found: list[Bucket] = []
     values: list[float] = []
@@ -118,7 +108,7 @@ def _between(
         "ORDER BY first_step, first_time, first_bits",
         (identity, *steps),
     ):
-        columns = Columns.of(data)
+        columns = Columns.unpacked([data])
         if len(columns) != count:
             raise sqlite3.DatabaseError("a chunk has another number of points than it says")
         yield _trimmed(columns, steps, times_us)
@@ -160,7 +150,7 @@ def _blocks(connection: sqlite3.Connection, identity: int, steps: tuple[int, int
             blocks.add_packed(data, count)
         else:
             (points,) = connection.execute("SELECT data FROM chunks WHERE id = ?", (chunk,)).fetchone()
-            blocks.add(_trimmed(Columns.of(points), steps, (None, None)))
+            blocks.add(_trimmed(Columns.unpacked([points]), steps, (None, None)))
     blocks.add(_trimmed(recent(connection, identity), steps, (None, None)))
     return blocks
 
@@ -198,7 +188,7 @@ def _pieces(connection: sqlite3.Connection, identity: int, low: int, high: int) 
             yield _Piece(step, time_us, count, count - nans, least, greatest, total, value(bits))
             continue
         (data,) = connection.execute("SELECT data FROM chunks WHERE id = ?", (chunk,)).fetchone()
-        yield from _piece(Columns.of(data), low, high)
+        yield from _piece(Columns.unpacked([data]), low, high)
     yield from _piece(recent(connection, identity), low, high)
 
 

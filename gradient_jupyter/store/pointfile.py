@@ -21,7 +21,7 @@ import sys
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from gradient_jupyter.resources.errors import GradientError, NoSpace, ServerError
 from gradient_jupyter.store.guarded import Guarded, connect, look, schema
@@ -39,7 +39,6 @@ _LOCKED_READ_S = 5.0
 Point = tuple[int, int, int]
 """Step, time in µs, bits of the value."""
 
-_Bytes = TypeVar("_Bytes", bytes, memoryview)
 T = TypeVar("T", int, float)
 
 _BIG = sys.byteorder == "big"
@@ -135,7 +134,9 @@ def _check(path: Path, connection: sqlite3.Connection) -> None:
     if version not in (0, _VERSION):
         raise ServerError(
             f"The metrics in {path} are of a version ({version}) that this server does not know.",
-            next="Upgrade gradient-jupyter.",
+            next="Upgrade gradient-jupyter."
+            if version > _VERSION
+            else "It is of before the first release; the version that wrote it reads it.",
             code="metrics-unknown",
         )
     if not version or schema(connection) != _schema():
@@ -257,28 +258,23 @@ class Columns:
         the kind."""
         columns = cls()
         for data in packed:
-            for column, part in zip(
-                (columns.steps, columns.times, columns.bits), _parts(memoryview(data)), strict=True
-            ):
-                if _BIG:
-                    column.extend(little(array("q", part.tobytes())))
-                else:
-                    column.frombytes(part)
-        return columns
-
-    @classmethod
-    def of(cls, data: bytes) -> Columns:
-        """The same of one, in less time."""
-        columns = cls.__new__(cls)
-        columns.steps, columns.times, columns.bits = (little(array("q", part)) for part in _parts(data))
+            third, odd = divmod(len(data), 3)
+            if odd or third % 8:
+                raise sqlite3.DatabaseError("a chunk has an impossible length")
+            view = memoryview(data)
+            for number, column in enumerate((columns.steps, columns.times, columns.bits)):
+                add_little(column, view[number * third : (number + 1) * third])
         return columns
 
 
-def _parts(data: _Bytes) -> tuple[_Bytes, _Bytes, _Bytes]:
-    third, odd = divmod(len(data), 3)
-    if odd or third % 8:
-        raise sqlite3.DatabaseError("a chunk has an impossible length")
-    return data[:third], data[third : 2 * third], data[2 * third :]
+def add_little(column: array[Any], data: memoryview) -> None:
+    """Appends what stands so in the file."""
+    if _BIG:
+        part = array(column.typecode, data.tobytes())
+        part.byteswap()
+        column.extend(part)
+    else:
+        column.frombytes(data)
 
 
 def little(column: array[T]) -> array[T]:

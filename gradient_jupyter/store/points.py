@@ -82,7 +82,7 @@ class PointFile:
         self._recent = 0
         self._unwritten: dict[_Series, list[Point]] = {}
         for identity, data in query("SELECT series, data FROM recent"):
-            by_id[identity].recent.extend(Columns.of(data).points())
+            by_id[identity].recent.extend(Columns.unpacked([data]).points())
         for one in by_id.values():
             one.recent.sort()
             self._recent += len(one.recent)
@@ -224,7 +224,7 @@ class PointFile:
             end = at + 1
             while end < len(points) and (following is None or points[end] < following):
                 end += 1
-            yield identity, set(Columns.of(data).points()), points[at:end]
+            yield identity, set(Columns.unpacked([data]).points()), points[at:end]
             at = end
 
     def _chunk_of(self, one: _Series, point: Point) -> tuple[int, bytes, Point | None]:

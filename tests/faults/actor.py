@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import os
 import signal
@@ -39,9 +40,14 @@ class Actor:
         assert process.stdin and process.stdout
         process.stdin.write(f"{what.__name__} {root}\n")
         pid = int(process.stdout.readline())
-        with Killer(pid, nth, calls, where) as killer:
-            os.kill(pid, signal.SIGCONT)
-            status = int(process.stdout.readline())
+        try:
+            with Killer(pid, nth, calls, where) as killer:
+                os.kill(pid, signal.SIGCONT)
+                status = int(process.stdout.readline())
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)  # stopped, it would be waited for
+            raise
         assert status == (-signal.SIGKILL if killer.fired else 0)
         return place(killer.sites[-1], root) if killer.fired else None
 

@@ -193,20 +193,18 @@ def test_blocks_say_what_their_points_do(count, seed, odd, most, low, high, tmp_
     directory = tmp_path_factory.mktemp("run")
     drawn = random.Random(seed)
     values = [odd.get(step, drawn.uniform(-1e9, 1e9)) for step in range(count)]
-    cut = []
+    cut, exactly = [], buckets._cut
     with pytest.MonkeyPatch.context() as patch:
         for module, name, value in (
             (writing, "CHUNK", 20), (writing, "_RECENT", 40), (writing, "_RECENT_IN_ALL", 50),
             (blocks, "SIZE", 3), (buckets, "_FINE", 12),
         ):  # fmt: skip
             patch.setattr(module, name, value)
-        patch.setattr(buckets, "_cut", lambda *given: cut.append(1) or _cut(*given))
+        patch.setattr(buckets, "_cut", lambda *given: cut.append(1) or exactly(*given))
         file = opened(directory)
         for start in range(0, len(values), 45):
-            some = [
-                Sample("x", value, start + n, start + n) for n, value in enumerate(values[start : start + 45])
-            ]
-            file.append(Kind.CUSTOM, [some])
+            some = enumerate(values[start : start + 45], start)
+            file.append(Kind.CUSTOM, [[Sample("x", value, step, step) for step, value in some]])
         file.close()
         small = buckets.buckets(directory, Kind.CUSTOM, "x", most, (low, high))
     first = low or 0
@@ -231,9 +229,6 @@ def test_blocks_say_what_their_points_do(count, seed, odd, most, low, high, tmp_
             assert number(each.mean) == pytest.approx(sum(numbers) / len(numbers), abs=1e-6, nan_ok=True)
         assert same(number(each.last)) == same(some[-1])
         at += each.count
-
-
-_cut = buckets._cut
 
 
 def test_a_part_of_a_series_can_be_asked_for_by_step_or_time(tmp_path):
@@ -366,13 +361,14 @@ def test_a_chunk_that_lies_about_its_points_is_damaged(tmp_path, change, most):
     assert told.value.code == "metrics-damaged"
 
 
-def test_a_file_of_a_later_version_is_left_alone(tmp_path):
+@pytest.mark.parametrize(("version", "advice"), [(99, "Upgrade"), (1, "before the first release")])
+def test_a_file_of_another_version_is_left_alone(tmp_path, version, advice):
     file = opened(tmp_path)
-    file._connection.execute("PRAGMA user_version = 99")
+    file._connection.execute(f"PRAGMA user_version = {version}")
     file.close()
     with pytest.raises(ServerError) as told:
         opened(tmp_path)
-    assert told.value.code == "metrics-unknown"
+    assert told.value.code == "metrics-unknown" and advice in told.value.next
 
 
 def test_where_nothing_was_written_there_is_nothing(tmp_path):
